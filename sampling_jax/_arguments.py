@@ -1,0 +1,117 @@
+"""What callers may pass: static checks with a cure, and one plain form for all of it."""
+
+from typing import NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from jax.typing import ArrayLike
+
+MAX_VOCABULARY = 2**20  # the exact sums hold 2**20 weights below 2**31
+
+
+class Settings(NamedTuple):
+    """Parameters of a batch, each a scalar or an array that broadcasts to it; None is off."""
+
+    temperature: ArrayLike | None = None
+    top_k: ArrayLike | None = None
+    top_p: ArrayLike | None = None
+    min_p: ArrayLike | None = None
+
+
+def check(logits: object, settings: Settings) -> tuple[tuple[int, ...], Settings]:
+    """Raise unless the arguments fit; the batch shape, and the settings in a form jit takes."""
+    batch = check_logits(logits)
+    check_settings(settings, batch)
+    top_k = settings.top_k
+    if top_k is not None and not isinstance(top_k, jax.Array):
+        # On the host any integer is a top_k, of whatever size.
+        vocabulary = logits.shape[-1]
+        top_k = np.array(np.clip(np.array(top_k, object), 0, vocabulary), np.int32)
+    return batch, settings._replace(top_k=top_k)
+
+
+def check_logits(logits: object) -> tuple[int, ...]:
+    """Raise unless logits [..., V] can be sampled from; their batch shape."""
+    shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
+    if shape is None or dtype is None:
+        raise TypeError(
+            f"logits must be an array, got {type(logits).__name__}; convert with jnp.asarray."
+        )
+    if not jnp.issubdtype(dtype, jnp.floating):
+        raise TypeError(
+            f"logits must have a floating dtype, got {dtype}; "
+            "convert with logits.astype(jnp.float32)."
+        )
+    if len(shape) == 0:
+        raise ValueError("logits must have shape [..., V], got shape (); add the vocabulary axis.")
+    if not 1 <= shape[-1] <= MAX_VOCABULARY:
+        raise ValueError(
+            f"logits must have 1 to {MAX_VOCABULARY} tokens in their last axis, got shape "
+            f"{tuple(shape)}; put the vocabulary last."
+        )
+    return tuple(shape[:-1])
+
+
+def check_settings(settings: Settings, batch: tuple[int, ...]) -> None:
+    """Raise unless every setting has the right type, shape and (where on the host) value."""
+    for name, value in zip(Settings._fields, settings, strict=True):
+        if value is not None:
+            _check_setting(name, value, batch)
+
+
+def _check_setting(name: str, value: object, batch: tuple[int, ...]) -> None:
+    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
+        raise TypeError(
+            f"{name} must be a number or an array, got {type(value).__name__}; "
+            "convert with jnp.asarray."
+        )
+    dtype = jnp.result_type(value)
+    integer = jnp.issubdtype(dtype, jnp.integer)
+    if name == "top_k" and not integer:
+        raise TypeError(
+            f"top_k must be an integer or an integer array, got {dtype}; "
+            "convert with int(top_k) or top_k.astype(jnp.int32)."
+        )
+    if not (integer or jnp.issubdtype(dtype, jnp.floating)):
+        raise TypeError(f"{name} must be a real number or array, got {dtype}; pass a float.")
+    shape = np.shape(value)
+    try:
+        fits = np.broadcast_shapes(shape, batch) == batch
+    except ValueError:
+        fits = False
+    if not fits:
+        raise ValueError(
+            f"{name} must broadcast to the batch shape {batch} of the logits, got shape {shape}; "
+            "pass a scalar or one value for each row."
+        )
+    if name == "top_k" or isinstance(value, jax.Array):
+        return  # a value on a device is never fetched: it has a documented result instead
+    if name == "temperature":
+        valid, expected, cure = np.all(np.greater_equal(value, 0)), ">= 0", "0 is greedy"
+    else:
+        in_range = np.greater_equal(value, 0) & np.less_equal(value, 1)
+        valid, expected = np.all(in_range), "in [0, 1]"
+        cure = "None or 1 is off" if name == "top_p" else "None or 0 is off"
+    if not valid:
+        raise ValueError(f"{name} must be {expected}, got {value}; {cure}.")
+
+
+def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -> Settings:
+    """Arrays [N] for the N rows of the batch: float32, top_k int32 in [0, V); None stays."""
+
+    def flat(value: ArrayLike | None) -> Array | None:
+        if value is None:
+            return None
+        return jnp.broadcast_to(jnp.asarray(value), batch).reshape(-1)
+
+    temperature, top_k, top_p, min_p = (flat(value) for value in settings)
+    if temperature is None:
+        temperature = jnp.ones(int(np.prod(batch)), jnp.float32)
+    if top_k is not None:
+        top_k = top_k if top_k.dtype.itemsize >= 4 else top_k.astype(jnp.int32)
+        top_k = jnp.clip(top_k, 0, vocabulary).astype(jnp.int32)
+        top_k = jnp.where(top_k < vocabulary, top_k, 0)
+    floats = (x if x is None else x.astype(jnp.float32) for x in (top_p, min_p))
+    return Settings(temperature.astype(jnp.float32), top_k, *floats)

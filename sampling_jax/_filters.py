@@ -1,0 +1,35 @@
+"""Which filters are on in each row, and what they ask for, in exact integers."""
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from sampling_jax import _wide
+from sampling_jax._arguments import Settings
+from sampling_jax._wide import Wide
+from sampling_jax.reference import HEAVIEST
+
+
+def filters_on(settings: Settings, like: Array) -> tuple[Array, Array, Array]:
+    """Bool [N] each: whether top_k, top_p and min_p filter anything; `like` is any [N]."""
+    off = jnp.zeros(like.shape, bool)
+    top_k, top_p, min_p = settings.top_k, settings.top_p, settings.min_p
+    return (
+        off if top_k is None else top_k > 0,
+        off if top_p is None else top_p < 1,
+        off if min_p is None else min_p > 0,
+    )
+
+
+def top_p_target(top_p: Array, total: Wide) -> Wide:
+    """The weight that the tokens kept by top_p reach, where it is on."""
+    return _wide.ceil_share(jnp.where(top_p < 1, jnp.maximum(top_p, 0), 0), total)
+
+
+def min_p_threshold(min_p: Array) -> Array:
+    """The least weight uint32 [N] that min_p keeps; 0 where it is off."""
+    # The float below 1 keeps what 1 keeps: the second heaviest weight is 2**7 less.
+    share = jnp.where(min_p > 0, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
+    heaviest = _wide.widen(jnp.full(min_p.shape, HEAVIEST, jnp.uint32))
+    threshold = _wide.narrow(_wide.ceil_share(share, heaviest))
+    return jnp.where(min_p > 0, threshold, 0)

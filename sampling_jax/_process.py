@@ -1,0 +1,188 @@
+"""The distribution that `sample` draws from, as logits, and each filter on its own."""
+
+from functools import partial
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from sampling_jax._arguments import Settings, check, flat_settings
+from sampling_jax._blocks import ids_of, to_chunks
+from sampling_jax._prefix import find_cut, inside
+from sampling_jax._rows import fold_vmap
+from sampling_jax._weights import Row, clean, is_greedy, scale
+
+
+def process_logits(
+    logits: ArrayLike,
+    temperature: ArrayLike | None = 1.0,
+    top_k: ArrayLike | None = None,
+    top_p: ArrayLike | None = None,
+    *,
+    min_p: ArrayLike | None = None,
+    normalize: bool = False,
+) -> Array:
+    """The logits [..., V] of the distribution that `sample` draws from: `-inf` is what it drops.
+
+    Differentiable in `logits` and `temperature`; what is kept is a constant to the gradient.
+
+    Args:
+      logits: [..., V], any floating dtype; NaN becomes -inf. A row with +inf becomes 0 there and
+        -inf elsewhere.
+      temperature: [] or broadcasts to [...]; a greedy row keeps its most likely token alone, with
+        its logit as it was.
+      top_k: [] or broadcasts to [...], integer; off and bad traced values as in `sample`.
+      top_p: [] or broadcasts to [...]; likewise.
+      min_p: [] or broadcasts to [...]; likewise.
+      normalize: whether to return log-probabilities: every row then adds up to 1 in `exp`.
+
+    Returns:
+      float32 [..., V], the kept logits divided by the temperature; -inf everywhere in a row with
+      nothing to draw. A row whose quotients would overflow is shifted first: its largest is 0.
+
+    Raises:
+      TypeError, ValueError: as `sample`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([0.1, 0.2, 0.3, 0.4]))
+      >>> [f"{p:.2f}" for p in jnp.exp(process_logits(logits, top_k=2, normalize=True))]
+      ['0.00', '0.00', '0.43', '0.57']
+    """
+    _, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
+    return _process(logits, settings, normalize)
+
+
+def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> Array:
+    """Divide logits [..., V] by a temperature; a greedy row keeps its most likely token alone.
+
+    Args:
+      logits: [..., V], any floating dtype.
+      temperature: [] or broadcasts to [...]; greedy and bad traced values as in `sample`.
+
+    Returns:
+      float32 [..., V], as `process_logits(logits, temperature)`.
+
+    Raises:
+      TypeError, ValueError: as `sample`.
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> apply_temperature(jnp.array([1.0, 2.0]), 0.5).tolist()
+      [2.0, 4.0]
+    """
+    return process_logits(logits, temperature)
+
+
+def apply_top_k(logits: ArrayLike, top_k: ArrayLike) -> Array:
+    """Keep exactly the `top_k` largest logits [..., V], ties by lower id; the rest become -inf.
+
+    Args:
+      logits: [..., V], any floating dtype.
+      top_k: [] or broadcasts to [...], integer. Off: <= 0, >= V.
+
+    Returns:
+      float32 [..., V].
+
+    Raises:
+      TypeError, ValueError: as `sample`.
+
+    References:
+      Fan et al. 2018, https://arxiv.org/abs/1805.04833
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> apply_top_k(jnp.array([1.0, 3.0, 3.0, 3.0]), 2).tolist()
+      [-inf, 3.0, 3.0, -inf]
+    """
+    return process_logits(logits, top_k=top_k)
+
+
+def apply_top_p(logits: ArrayLike, top_p: ArrayLike) -> Array:
+    """Keep the fewest largest logits [..., V] with `top_p` of the mass; the rest become -inf.
+
+    Args:
+      logits: [..., V], any floating dtype.
+      top_p: [] or broadcasts to [...]; the token that crosses it is kept. Off: >= 1. Traced
+        values: negative is 0, NaN is off.
+
+    Returns:
+      float32 [..., V].
+
+    Raises:
+      TypeError, ValueError: as `sample`.
+
+    References:
+      Holtzman et al. 2020, https://arxiv.org/abs/1904.09751
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([0.125, 0.25, 0.125, 0.5]))
+      >>> (apply_top_p(logits, 0.6) > -jnp.inf).tolist()
+      [False, True, False, True]
+    """
+    return process_logits(logits, top_p=top_p)
+
+
+def apply_min_p(logits: ArrayLike, min_p: ArrayLike) -> Array:
+    """Keep logits [..., V] at least `min_p` times as likely as the largest; the rest become -inf.
+
+    Args:
+      logits: [..., V], any floating dtype.
+      min_p: [] or broadcasts to [...]. Off: <= 0. Traced values: above 1 is 1, NaN is off.
+
+    Returns:
+      float32 [..., V].
+
+    Raises:
+      TypeError, ValueError: as `sample`.
+
+    References:
+      Nguyen et al. 2024, https://arxiv.org/abs/2407.01082
+
+    Example:
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([0.1, 0.3, 0.6]))
+      >>> (apply_min_p(logits, 0.4) > -jnp.inf).tolist()
+      [False, True, True]
+    """
+    return process_logits(logits, min_p=min_p)
+
+
+@partial(jax.jit, static_argnames="normalize")
+def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
+    *batch, vocabulary = logits.shape
+    if 0 in batch:
+        return logits.astype(jnp.float32)
+    flat = flat_settings(settings, tuple(batch), vocabulary)
+    x = logits.reshape(-1, vocabulary).astype(jnp.float32)
+    keep = _kept_rows(*lax.stop_gradient((x, flat)))
+    infinite = keep & (x == jnp.inf)
+    any_infinite = jnp.any(infinite, axis=1, keepdims=True)
+    # Zeros where nothing is kept: a gradient through -inf would be NaN.
+    finite = jnp.where(keep & ~any_infinite, x, 0)
+    temperature = flat.temperature[:, None]
+    temperature = jnp.where(is_greedy(temperature), 1, temperature)
+    top = lax.stop_gradient(jnp.max(jnp.where(keep, x, -jnp.inf), axis=1, keepdims=True))
+    overflows = (jnp.abs(top) < jnp.inf) & (jnp.abs(top) > 1e37 * temperature)
+    result = (finite - jnp.where(overflows, top, 0)) / temperature
+    keep = keep & (infinite | ~any_infinite)
+    if normalize:
+        drawable = jnp.any(keep, axis=1, keepdims=True)
+        support = jnp.where(keep | ~drawable, result, -jnp.inf)
+        result = result - jax.nn.logsumexp(support, axis=1, keepdims=True)
+    return jnp.where(keep, result, -jnp.inf).reshape(logits.shape)
+
+
+@fold_vmap
+def _kept_rows(logits: Array, settings: Settings) -> Array:
+    """Bool [N, V] from logits [N, V] and settings [N]."""
+    x = to_chunks(clean(logits))
+    row = Row(jnp.max(x, axis=(1, 2, 3)), scale(settings.temperature))
+    # A greedy row keeps one token: its other filters keep that token whatever they are.
+    greedy = is_greedy(settings.temperature)
+    top_k = 0 if settings.top_k is None else settings.top_k
+    cut, _ = find_cut(x, row, settings._replace(top_k=jnp.where(greedy, 1, top_k)))
+    keep = inside(cut, x, ids_of(x)) & (x > -jnp.inf)
+    return keep.reshape(logits.shape[0], -1)[:, : logits.shape[1]]

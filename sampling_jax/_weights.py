@@ -1,0 +1,70 @@
+"""Integer weights of tokens: exp2 in float32 operations that no compiler can round otherwise."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from sampling_jax._blocks import per_row
+from sampling_jax.reference import EXP2, GREEDY, LOG2_E, SMALLEST_NORMAL
+
+
+class Row(NamedTuple):
+    """What the weights of a row depend on, beside its logits."""
+
+    top: Array  # float32 [N], its largest clean logit
+    scale: Array  # float32 [N], log2(e) / temperature
+
+
+def clean(logits: Array) -> Array:
+    """float32 logits; NaN counts as -inf, subnormal numbers (and -0) as 0."""
+    x = logits.astype(jnp.float32)
+    x = jnp.where(jnp.abs(x) < SMALLEST_NORMAL, jnp.float32(0), x)
+    return jnp.where(jnp.isnan(x), jnp.float32(-jnp.inf), x)
+
+
+def is_greedy(temperature: Array) -> Array:
+    """Whether a row takes its most likely token: temperature 0, tiny, negative or NaN."""
+    return ~(temperature > GREEDY)
+
+
+def scale(temperature: Array) -> Array:
+    """log2(e) / temperature in float32, correctly rounded; inf where greedy.
+
+    By long division of the mantissas: float division is not exact on every accelerator.
+    """
+    pattern = lax.bitcast_convert_type(temperature, jnp.uint32)
+    divisor = (pattern & 0x7FFFFF) | 0x800000
+    numerator = int(LOG2_E.view("uint32")) & 0x7FFFFF | 0x800000
+    smaller = (divisor > numerator).astype(jnp.uint32)
+    rest = jnp.uint32(numerator) << smaller
+    quotient = rest // divisor
+    for _ in range(3):  # 24 bits after the leading one: the last is the rounding bit
+        rest = (rest % divisor) << 8
+        quotient = (quotient << 8) | (rest // divisor)
+    sticky = (rest % divisor > 0).astype(jnp.uint32)
+    half, odd = quotient & 1, (quotient >> 1) & 1
+    mantissa = (quotient >> 1) + (half & (sticky | odd))
+    exponent = 254 - (pattern >> 23).astype(jnp.int32) - smaller.astype(jnp.int32)
+    # The leading one of the mantissa adds 1 to the exponent below it.
+    bits = ((exponent - 1).astype(jnp.uint32) << 23) + mantissa
+    result = lax.bitcast_convert_type(bits, jnp.float32)
+    result = jnp.where(exponent >= 1, result, jnp.float32(0))
+    return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), result)
+
+
+def row_weights(row: Row, x: Array) -> Array:
+    """uint32 weights below 2**31 of clean logits [N, ...]."""
+    top, scale = per_row(row.top, x), per_row(row.scale, x)
+    z = jnp.where(x == top, jnp.float32(0), (top - x) * scale)
+    z = jnp.where(z < 31, z, jnp.float32(31))  # NaN too
+    whole = jnp.floor(z)
+    t = z - whole
+    value = jnp.full_like(z, EXP2[5])
+    for coefficient in EXP2[4::-1]:
+        # abs changes nothing, but forbids to fuse the product and the difference into one rounding.
+        value = coefficient - jnp.abs(value * t)
+    # A float in [1/4, 1/2) keeps the last bit of its exponent and its mantissa: 2**30 to 2**31.
+    mantissa = lax.bitcast_convert_type(value, jnp.uint32) << 7
+    shift = lax.bitcast_convert_type(whole + jnp.float32(2**23), jnp.uint32) & 31
+    return mantissa >> shift

@@ -1,0 +1,161 @@
+"""Exact sums and products beyond 32 bits, as pairs of uint32.
+
+A wide number is `(high, low)` and means `high * 2**19 + low` with `low < 2**19`: a row of 2**20
+weights below 2**31 adds up without overflow, with or without 64-bit types enabled.
+"""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+Wide = tuple[Array, Array]
+
+LOW_BITS = 19
+LOW_MASK = 2**LOW_BITS - 1
+
+
+def widen(value: Array) -> Wide:
+    """A uint32 as a wide number."""
+    return value >> LOW_BITS, value & LOW_MASK
+
+
+def narrow(number: Wide) -> Array:
+    """A wide number below 2**32 as uint32."""
+    return (number[0] << LOW_BITS) | number[1]
+
+
+def carry(high: Array, low: Array) -> Wide:
+    """Restore `low < 2**19`."""
+    return high + (low >> LOW_BITS), low & LOW_MASK
+
+
+def add_up(*numbers: Wide, axes: tuple[int, ...]) -> list[Wide]:
+    """Sums over axes of at most 2**13 terms in all, in one pass over all the numbers."""
+    parts = [part for number in numbers for part in number]
+    axes = tuple(range(parts[0].ndim)[axis] for axis in axes)
+    sums = lax.reduce(
+        parts,
+        [jnp.uint32(0)] * len(parts),
+        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
+        axes,
+    )
+    return [carry(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+
+
+def running_sum(number: Wide) -> Wide:
+    """Inclusive running sums of [N, n], for small n: as n sums, they are one pass."""
+    n = number[0].shape[1]
+    position = lax.iota(jnp.int32, n)
+    before = (position[:, None] >= position[None, :])[None]
+    high, low = (jnp.where(before, part[:, None, :], 0) for part in number)
+    return add_up((high, low), axes=(2,))[0]
+
+
+def add(a: Wide, b: Wide) -> Wide:
+    """`a + b`."""
+    return carry(a[0] + b[0], a[1] + b[1])
+
+
+def subtract(a: Wide, b: Wide) -> Wide:
+    """`a - b`, for `a >= b`."""
+    borrow = _carried(a[1], b[1])
+    return a[0] - b[0] - borrow, (a[1] - b[1]) & LOW_MASK
+
+
+def greater(a: Wide, b: Wide) -> Array:
+    """`a > b`."""
+    return (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] > b[1]))
+
+
+def approximate(number: Wide) -> Array:
+    """The float32 nearest to a wide number, to two roundings."""
+    high, low = number
+    return high.astype(jnp.float32) * 2**LOW_BITS + low.astype(jnp.float32)
+
+
+def select(condition: Array, a: Wide, b: Wide) -> Wide:
+    """`a` where the condition holds, else `b`."""
+    return jnp.where(condition, a[0], b[0]), jnp.where(condition, a[1], b[1])
+
+
+def _carried(result: Array, term: Array) -> Array:
+    """1 where a uint32 sum with `term` has wrapped around, else 0."""
+    return (result < term).astype(jnp.uint32)
+
+
+def _multiply(a: Array, b: Array) -> tuple[Array, Array]:
+    """The 64-bit product of two uint32, as its upper and lower 32 bits."""
+    a1, a0, b1, b0 = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
+    middle = a1 * b0 + ((a0 * b0) >> 16)
+    other = a0 * b1 + (middle & 0xFFFF)
+    return a1 * b1 + (middle >> 16) + (other >> 16), a * b
+
+
+def _words(number: Wide) -> tuple[Array, Array]:
+    """The upper and lower 32 bits."""
+    high, low = number
+    return high >> (32 - LOW_BITS), (high << LOW_BITS) | low
+
+
+def _product(a: Array, number: Wide) -> tuple[Array, Array, Array]:
+    """uint32 times wide, as three 32-bit words, the highest first."""
+    t1, t0 = _words(number)
+    h0, l0 = _multiply(a, t0)
+    h1, l1 = _multiply(a, t1)
+    middle = h0 + l1
+    return h1 + _carried(middle, h0), middle, l0
+
+
+def times(count: Array, number: Wide) -> Wide:
+    """`count * number` for uint32 `count`, where the product is a wide number."""
+    _, high, low = _product(count, number)
+    return _from_words(high, low)
+
+
+def quotient(number: Wide, divisor: Array) -> Array:
+    """`ceil(number / divisor)` for uint32 `divisor > 0`, where that is below 2**21."""
+    # The float quotient is off by less than one; which of its neighbours is right is exact.
+    guess = (approximate(number) / divisor.astype(jnp.float32)).astype(jnp.uint32)
+    guess = jnp.maximum(guess, 1) - 1
+    short = [greater(number, times(guess + i, widen(divisor))) for i in range(3)]
+    return guess + sum(s.astype(jnp.uint32) for s in short)
+
+
+def _from_words(high: Array, low: Array) -> Wide:
+    return (high << (32 - LOW_BITS)) | (low >> LOW_BITS), low & LOW_MASK
+
+
+def fraction(bits: Array, number: Wide) -> Wide:
+    """`floor(bits / 2**64 * number)` for `bits` [..., 2] uint32, the upper word first."""
+    a2, a1, _ = _product(bits[..., 1], number)
+    b2, b1, b0 = _product(bits[..., 0], number)
+    # bits * number = b * 2**32 + a; its words 2 and 3 remain after the division by 2**64.
+    carried = _carried(a1 + b0, a1)
+    low = a2 + b1
+    high = b2 + _carried(low, a2)
+    low = low + carried
+    high = high + _carried(low, carried)
+    return _from_words(high, low)
+
+
+def ceil_share(p: Array, number: Wide) -> Wide:
+    """`max(1, ceil(p * number))` for float32 `p` in [0, 1), exactly."""
+    pattern = lax.bitcast_convert_type(p, jnp.uint32)
+    mantissa = (pattern & 0x7FFFFF) | 0x800000
+    # p = mantissa / 2**(24 + shift); below 2**-32 the first token of a row always suffices.
+    exponent = pattern >> 23
+    shift = jnp.uint32(126) - jnp.maximum(exponent, jnp.uint32(126 - 32))
+    c2, c1, c0 = _product(mantissa, number)
+    high, low, rest = (c2 << 8) | (c1 >> 24), (c1 << 8) | (c0 >> 24), c0 & 0xFFFFFF
+    # Two shifts of at most 16 bits: one by 32 is undefined.
+    for step in (jnp.minimum(shift, 16), shift - jnp.minimum(shift, 16)):
+        mask = (jnp.uint32(1) << step) - 1
+        rest = rest | (low & mask)
+        low = (low >> step) | ((high & mask) << (16 - step) << 16)
+        high = high >> step
+    up = (rest > 0).astype(jnp.uint32)
+    low = low + up
+    high = high + _carried(low, up)
+    tiny = (exponent < 126 - 32) | ((high | low) == 0)
+    low = jnp.where(tiny, jnp.uint32(1), low)
+    high = jnp.where(tiny, jnp.uint32(0), high)
+    return _from_words(high, low)
