@@ -1,0 +1,309 @@
+"""`sample` equals its specification token for token, however it is called."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from inputs import (
+    DTYPES,
+    HOLES,
+    MIN_PS,
+    SPREADS,
+    STRUCTURES,
+    TEMPERATURES,
+    TOP_PS,
+    keys,
+    logits,
+    make_logits,
+    make_settings,
+    real_logits,
+    seeds,
+    top_ks,
+)
+
+import sampling_jax
+from sampling_jax import reference, sample
+
+
+def assert_equals_reference(key, x, settings):
+    tokens = np.asarray(sample(key, x, **settings))
+    assert tokens.dtype == np.int32 and tokens.shape == x.shape[:-1]
+    np.testing.assert_array_equal(tokens, reference.sample(key, x, **settings))
+    return tokens
+
+
+@given(keys, logits, seeds)
+def test_equals_reference(key, x, seed):
+    assert_equals_reference(key, x, make_settings(seed, x.shape[:-1], x.shape[-1]))
+
+
+@pytest.mark.parametrize("structure", STRUCTURES, ids="+".join)
+def test_every_structure_of_settings(structure):
+    for seed, (spread, holes) in enumerate(zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)):
+        x = make_logits(seed, (6, 300), spread, holes)
+        settings = make_settings(seed, (6,), 300, structure)
+        assert_equals_reference(jax.random.key(seed), x, settings)
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
+@pytest.mark.parametrize("v", [1, 64, 2049])
+def test_every_dtype(v, dtype):
+    for seed, (spread, holes) in enumerate(zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)):
+        x = make_logits(seed, (6, v), spread, holes, dtype)
+        assert_equals_reference(jax.random.key(seed), x, make_settings(seed, (6,), v))
+
+
+@given(
+    keys,
+    seeds,
+    st.sampled_from(sorted(SPREADS)),
+    st.sampled_from(TEMPERATURES),
+    st.integers(0, 8),
+    st.sampled_from(TOP_PS),
+    st.sampled_from(MIN_PS),
+)
+def test_scalars_equal_reference(key, seed, spread, temperature, k, p, min_p):
+    x = make_logits(seed, (3, 300), spread)
+    settings = {
+        "temperature": jnp.float32(temperature),
+        "top_k": top_ks(300)[k],
+        "top_p": jnp.float32(p),
+        "min_p": jnp.float32(min_p),
+    }
+    assert_equals_reference(key, x, settings)
+
+
+@pytest.mark.parametrize(("v", "dtype"), [(50257, DTYPES[1]), (131072, DTYPES[2])])
+def test_large_vocabularies(v, dtype):
+    for seed, spread in enumerate(["normal", "zipf", "two levels", "all equal"]):
+        x = make_logits(seed, (6, v), spread, dtype=dtype)
+        assert_equals_reference(jax.random.key(seed), x, make_settings(seed, (6,), v))
+
+
+def test_largest_vocabulary():
+    v = 2**20
+    x = np.stack([make_logits(0, (v,), spread) for spread in ("all equal", "normal", "zipf")])
+    for settings in ({}, {"top_p": 0.9}, {"top_k": 2**19 + 1}):
+        assert_equals_reference(jax.random.key(1), x, settings)
+
+
+def test_ten_thousand_rows():
+    """Every kind of row and setting mixed in one jitted batch."""
+    shape = (10_000, 600)
+    rng = np.random.default_rng(0)
+    kinds = [
+        make_logits(seed, shape, spread, holes)
+        for seed, (spread, holes) in enumerate(
+            zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)
+        )
+    ]
+    x = np.stack(kinds)[rng.integers(len(kinds), size=shape[0]), np.arange(shape[0])]
+    settings = make_settings(0, shape[:1], shape[1])
+    assert_equals_reference(jax.random.key(0), x, settings)
+
+
+def test_real_logits():
+    x = real_logits()
+    for seed in range(8):
+        settings = make_settings(seed, (8,), x.shape[-1])
+        settings["temperature"] = jnp.full(8, 0.8)
+        assert_equals_reference(jax.random.key(seed), x, settings)
+
+
+def call(keys, x, settings):
+    return sample(keys, x, **settings)
+
+
+jitted, vmapped = jax.jit(call), jax.jit(jax.vmap(call))
+nested = jax.jit(jax.vmap(jax.vmap(call)))
+
+
+@given(keys, seeds, st.sampled_from(sorted(SPREADS)), st.sampled_from(sorted(HOLES)))
+def test_one_token_however_it_is_called(key, seed, spread, holes):
+    """Jitted, vmapped, in a loop, alone, permuted, padded: one and the same token."""
+    n, v = 6, 5000
+    x = make_logits(seed, (n, v), spread, holes)
+    row_keys = jax.random.split(key, n)
+    settings = make_settings(seed, (n,), v)
+    expected = np.asarray(sample(row_keys, x, **settings))
+    np.testing.assert_array_equal(jitted(row_keys, x, settings), expected)
+    np.testing.assert_array_equal(vmapped(row_keys, x, settings), expected)
+    square = jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), (row_keys, x, settings))
+    np.testing.assert_array_equal(nested(*square).reshape(n), expected)
+    legacy = jax.random.key_data(row_keys)
+    np.testing.assert_array_equal(sample(legacy, x, **settings), expected)
+    for i in range(min(n, 3)):
+        alone = {name: value[i] for name, value in settings.items()}
+        assert sample(row_keys[i], x[i], **alone) == expected[i]
+    order = np.random.default_rng(seed).permutation(n)
+    shuffled = {name: value[order] for name, value in settings.items()}
+    np.testing.assert_array_equal(sample(row_keys[order], x[order], **shuffled), expected[order])
+    # A top_k that keeps all means the same in the longer row, but V itself is another number.
+    padded = np.concatenate([x, np.full((n, 11), -np.inf, x.dtype)], axis=1)
+    np.testing.assert_array_equal(sample(row_keys, padded, **settings), expected)
+
+
+small = st.builds(
+    make_logits,
+    seeds,
+    st.just((5, 129)),
+    st.sampled_from(sorted(SPREADS)),
+    st.sampled_from(sorted(HOLES)),
+)
+
+
+@given(small, keys)
+def test_most_likely_token_six_ways(x, key):
+    x = np.where(np.isnan(x), -np.inf, x).astype(np.float32)
+    x = np.where(np.abs(x) < 2.0**-126, 0, x).astype(np.float32)
+    largest = np.where(x.max(-1) > -np.inf, np.argmax(x, -1), -1)
+    for settings in (
+        {"temperature": 0.0},
+        {"temperature": 0.0, "top_k": 3, "top_p": 0.5, "min_p": 0.1},
+        {"top_k": 1},
+        {"top_p": 0.0},
+        {"top_p": 1e-9},
+        {"temperature": 1e30, "top_k": 1},
+    ):
+        np.testing.assert_array_equal(sample(key, x, **settings), largest)
+
+
+@given(keys, small)
+def test_off_changes_nothing(key, x):
+    v = x.shape[-1]
+    plain = np.asarray(sample(key, x))
+    for off in (
+        {"temperature": None},
+        *({"top_k": k} for k in (None, 0, -1, -(2**40), v, v + 1, 2**40)),
+        *({"top_p": jnp.float32(p)} for p in (1.0, 1.5, np.inf, np.nan)),
+        *({"min_p": jnp.float32(p)} for p in (0.0, -1.0, -np.inf, np.nan)),
+        {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
+    ):
+        np.testing.assert_array_equal(sample(key, x, **off), plain)
+
+
+@given(keys, seeds, st.integers(-3, 3))
+def test_adding_a_constant_changes_nothing_where_it_is_exact(key, seed, shift):
+    x = np.round(make_logits(seed, (5, 129)) * 256) / 256
+    settings = make_settings(seed, (5,), 129)
+    moved = (x + np.float32(shift)).astype(np.float32)
+    np.testing.assert_array_equal(sample(key, moved, **settings), sample(key, x, **settings))
+
+
+def test_bad_traced_values_have_documented_results():
+    x = make_logits(0, (64, 129))
+    key = jax.random.key(0)
+
+    def same(bad, good):
+        bad = {name: jnp.float32(value) for name, value in bad.items()}
+        np.testing.assert_array_equal(sample(key, x, **bad), sample(key, x, **good))
+
+    same({"temperature": -1.0}, {"temperature": 0.0})
+    same({"temperature": np.nan}, {"temperature": 0.0})
+    same({"top_p": -1.0}, {"top_p": 0.0})
+    same({"top_p": np.nan}, {})
+    same({"min_p": 2.0}, {"min_p": 1.0})
+    same({"min_p": np.nan}, {})
+
+
+def test_settings_broadcast_over_the_batch():
+    x = make_logits(0, (2, 3, 129))
+    key = jax.random.key(0)
+    for shape in ((), (3,), (2, 1)):
+        t = np.linspace(0.0, 2.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
+        full = np.broadcast_to(t, (2, 3))
+        np.testing.assert_array_equal(
+            sample(key, x, t, t.astype(int) + 3), sample(key, x, full, full.astype(int) + 3)
+        )
+
+
+def test_integer_settings_of_every_width():
+    x = make_logits(0, (5, 129))
+    key = jax.random.key(0)
+    expected = sample(key, x, 1.0, 50)
+    for dtype in (np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64):
+        np.testing.assert_array_equal(sample(key, x, 1.0, dtype(50)), expected)
+    for dtype in (jnp.int8, jnp.uint8, jnp.uint32):
+        np.testing.assert_array_equal(sample(key, x, 1.0, jnp.full((), 50, dtype)), expected)
+
+
+def test_new_values_do_not_recompile():
+    x = jnp.asarray(make_logits(0, (4, 129)))
+    key = jax.random.key(0)
+    traces = 0
+
+    @jax.jit
+    def step(key, x, temperature, k, p):
+        nonlocal traces
+        traces += 1
+        return sample(key, x, temperature, k, p)
+
+    compiled = sampling_jax._sample._sample
+    sample(key, x, 0.5, 7, 0.5)
+    before = compiled._cache_size()
+    for i in range(50):
+        temperature, k, p = 0.1 + i / 10, i + 1, (i + 1) / 51
+        np.testing.assert_array_equal(
+            step(key, x, temperature, k, p), sample(key, x, temperature, k, p)
+        )
+    assert traces == 1 and compiled._cache_size() == before
+
+
+def test_no_program_sorts_the_vocabulary():
+    x = make_logits(0, (4, 5000))
+    program = str(
+        jax.make_jaxpr(lambda key: sample(key, x, 0.7, 50, 0.9, min_p=0.1))(jax.random.key(0))
+    )
+    assert "sort[" not in program
+
+
+def test_gradient_through_a_token_is_zero_not_an_error():
+    x = jnp.asarray(make_logits(0, (4, 129)))
+
+    def loss(x):
+        tokens = sample(jax.random.key(0), x, 0.7, 5, 0.9)
+        return jnp.sum(jnp.take_along_axis(x, tokens[:, None], axis=1))
+
+    gradient = jax.grad(loss)(x)
+    assert float(gradient.sum()) == 4.0 and int((gradient != 0).sum()) == 4
+
+
+def test_inside_scan_and_while_loop():
+    x = jnp.asarray(make_logits(0, (4, 129)))
+    key = jax.random.key(0)
+
+    def step(carry, i):
+        return carry, sample(jax.random.fold_in(key, i), x, 0.7, 50, 0.9)
+
+    _, tokens = jax.lax.scan(step, None, jnp.arange(5))
+    expected = [sample(jax.random.fold_in(key, i), x, 0.7, 50, 0.9) for i in range(5)]
+    np.testing.assert_array_equal(tokens, expected)
+
+
+@pytest.mark.parametrize("axis", ["rows", "vocabulary", "both"])
+def test_sharded(axis, v=16384):
+    auto = (jax.sharding.AxisType.Auto,) * 2
+    mesh = jax.make_mesh((2, 2), ("rows", "vocabulary"), axis_types=auto)
+    spec = {"rows": ("rows", None), "vocabulary": (None, "vocabulary")}.get(axis, mesh.axis_names)
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
+    for seed, spread in enumerate(["normal", "two levels"]):
+        x = make_logits(seed, (8, v), spread)
+        key = jax.random.key(seed)
+        settings = make_settings(seed, (8,), v)
+        expected = sample(key, x, **settings)
+        np.testing.assert_array_equal(
+            sample(key, jax.device_put(x, sharding), **settings), expected
+        )
+
+
+def test_other_key_implementations():
+    x = make_logits(0, (4, 129))
+    for name in ("rbg", "unsafe_rbg"):
+        assert_equals_reference(jax.random.key(3, impl=name), x, {})
+
+
+def test_empty_batch():
+    assert sample(jax.random.key(0), jnp.zeros((0, 5)), 0.7, 3, 0.9).shape == (0,)
+    assert sample(jax.random.key(0), jnp.zeros((2, 0, 5))).shape == (2, 0)
