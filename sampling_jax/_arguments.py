@@ -1,6 +1,7 @@
 """What callers may pass: static checks with a cure, and one plain form for all of it."""
 
-from typing import NamedTuple
+import math
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -12,7 +13,7 @@ MAX_VOCABULARY = 2**20  # the exact sums hold 2**20 weights below 2**31
 
 
 class Settings(NamedTuple):
-    """Parameters of a batch, each a scalar or an array that broadcasts to it; None is off."""
+    """What a caller asks for: numbers, or arrays that broadcast to the batch; None is off."""
 
     temperature: ArrayLike | None = None
     top_k: ArrayLike | None = None
@@ -20,19 +21,30 @@ class Settings(NamedTuple):
     min_p: ArrayLike | None = None
 
 
-def check(logits: object, settings: Settings) -> tuple[tuple[int, ...], Settings]:
+class RowSettings(NamedTuple):
+    """The same for N rows: arrays [N]; None is off for all of them."""
+
+    temperature: Array  # float32
+    top_k: Array | None  # int32 in [0, V); 0 is off
+    top_p: Array | None  # float32
+    min_p: Array | None  # float32
+
+
+def check(logits: ArrayLike, settings: Settings) -> tuple[tuple[int, ...], Settings]:
     """Raise unless the arguments fit; the batch shape, and the settings in a form jit takes."""
-    batch = check_logits(logits)
-    check_settings(settings, batch)
+    batch = _check_logits(logits)
+    for name, value in zip(Settings._fields, settings, strict=True):
+        if value is not None:
+            _check_setting(name, value, batch)
     top_k = settings.top_k
     if top_k is not None and not isinstance(top_k, jax.Array):
         # On the host any integer is a top_k, of whatever size.
-        vocabulary = logits.shape[-1]
+        vocabulary = np.shape(logits)[-1]
         top_k = np.array(np.clip(np.array(top_k, object), 0, vocabulary), np.int32)
     return batch, settings._replace(top_k=top_k)
 
 
-def check_logits(logits: object) -> tuple[int, ...]:
+def _check_logits(logits: ArrayLike) -> tuple[int, ...]:
     """Raise unless logits [..., V] can be sampled from; their batch shape."""
     shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
     if shape is None or dtype is None:
@@ -54,14 +66,7 @@ def check_logits(logits: object) -> tuple[int, ...]:
     return tuple(shape[:-1])
 
 
-def check_settings(settings: Settings, batch: tuple[int, ...]) -> None:
-    """Raise unless every setting has the right type, shape and (where on the host) value."""
-    for name, value in zip(Settings._fields, settings, strict=True):
-        if value is not None:
-            _check_setting(name, value, batch)
-
-
-def _check_setting(name: str, value: object, batch: tuple[int, ...]) -> None:
+def _check_setting(name: str, value: Any, batch: tuple[int, ...]) -> None:
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
         raise TypeError(
             f"{name} must be a number or an array, got {type(value).__name__}; "
@@ -98,20 +103,22 @@ def _check_setting(name: str, value: object, batch: tuple[int, ...]) -> None:
         raise ValueError(f"{name} must be {expected}, got {value}; {cure}.")
 
 
-def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -> Settings:
-    """Arrays [N] for the N rows of the batch: float32, top_k int32 in [0, V); None stays."""
+def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -> RowSettings:
+    """Settings for each of the N rows of a batch, in one form."""
 
-    def flat(value: ArrayLike | None) -> Array | None:
-        if value is None:
-            return None
-        return jnp.broadcast_to(jnp.asarray(value), batch).reshape(-1)
+    def flat(value: ArrayLike) -> Array:
+        return jnp.broadcast_to(jnp.asarray(value), batch).reshape(math.prod(batch))
 
-    temperature, top_k, top_p, min_p = (flat(value) for value in settings)
-    if temperature is None:
-        temperature = jnp.ones(int(np.prod(batch)), jnp.float32)
-    if top_k is not None:
+    def floats(value: ArrayLike | None) -> Array | None:
+        return None if value is None else flat(value).astype(jnp.float32)
+
+    temperature = flat(1.0 if settings.temperature is None else settings.temperature)
+    top_k = None
+    if settings.top_k is not None:
+        top_k = flat(settings.top_k)
+        # Before the comparison with V, which a narrow integer cannot hold.
         top_k = top_k if top_k.dtype.itemsize >= 4 else top_k.astype(jnp.int32)
-        top_k = jnp.clip(top_k, 0, vocabulary).astype(jnp.int32)
-        top_k = jnp.where(top_k < vocabulary, top_k, 0)
-    floats = (x if x is None else x.astype(jnp.float32) for x in (top_p, min_p))
-    return Settings(temperature.astype(jnp.float32), top_k, *floats)
+        top_k = jnp.where((top_k > 0) & (top_k < vocabulary), top_k, 0).astype(jnp.int32)
+    return RowSettings(
+        temperature.astype(jnp.float32), top_k, floats(settings.top_p), floats(settings.min_p)
+    )

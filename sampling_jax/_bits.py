@@ -1,34 +1,34 @@
 """Randomness: 64 bits a row, from one key for the batch or one key a row."""
 
+from typing import Any
+
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
 
-def check_key(key: object, batch: tuple[int, ...]) -> Array:
+def check_key(key: Any, batch: tuple[int, ...]) -> Array:
     """A typed key array of shape [] or `batch`, from a typed or a legacy uint32 key."""
     cure = "make one with jax.random.key(seed), or one per row with jax.random.split"
-    dtype = getattr(key, "dtype", None)
-    if not isinstance(key, jax.Array | np.ndarray) or not (
-        jnp.issubdtype(dtype, jax.dtypes.prng_key) or dtype == jnp.uint32
-    ):
+    dtype = key.dtype if isinstance(key, jax.Array | np.ndarray) else None
+    is_typed = dtype is not None and jnp.issubdtype(dtype, jax.dtypes.prng_key)
+    if not is_typed and dtype != jnp.uint32:
         got = type(key).__name__ if dtype is None else f"an array of dtype {dtype}"
         raise TypeError(f"key must be a JAX PRNG key, got {got}; {cure}.")
-    if not jnp.issubdtype(dtype, jax.dtypes.prng_key):
-        try:
-            key = jax.random.wrap_key_data(jnp.asarray(key))
-        except (TypeError, ValueError) as error:
-            raise ValueError(
-                f"key must hold the words of a legacy PRNG key in its last axis, got shape "
-                f"{key.shape}; {cure}."
-            ) from error
-    if key.shape not in ((), batch):
+    try:
+        keys: Array = key if is_typed else jax.random.wrap_key_data(jnp.asarray(key))
+    except (TypeError, ValueError) as error:
+        raise ValueError(
+            f"key must hold the words of a legacy PRNG key in its last axis, got shape "
+            f"{key.shape}; {cure}."
+        ) from error
+    if keys.shape not in ((), batch):
         raise ValueError(
             f"key must be one key or one for each row, of shape () or {batch}, got shape "
-            f"{key.shape}; {cure}."
+            f"{keys.shape}; {cure}."
         )
-    return key
+    return keys
 
 
 def random_bits(key: Array, batch: tuple[int, ...]) -> Array:

@@ -73,5 +73,5 @@ def _pick(sums: Wide, rest: Wide) -> tuple[Array, Wide]:
     # Running sums never fall: the last one not over `rest` is the sum of all `before` it.
     index = jnp.minimum(jnp.sum(before, axis=1, dtype=jnp.int32), n - 1)
     skipped = lax.iota(jnp.int32, n)[None, :] < index[:, None]
-    (done,) = _wide.add_up(tuple(jnp.where(skipped, part, 0) for part in sums), axes=(1,))
+    (done,) = _wide.add_up(_wide.keep(skipped, sums), axes=(1,))
     return index, _wide.subtract(rest, done)

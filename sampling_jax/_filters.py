@@ -5,12 +5,12 @@ import numpy as np
 from jax import Array
 
 from sampling_jax import _wide
-from sampling_jax._arguments import Settings
+from sampling_jax._arguments import RowSettings
 from sampling_jax._wide import Wide
 from sampling_jax.reference import HEAVIEST
 
 
-def filters_on(settings: Settings, like: Array) -> tuple[Array, Array, Array]:
+def filters_on(settings: RowSettings, like: Array) -> tuple[Array, Array, Array]:
     """Bool [N] each: whether top_k, top_p and min_p filter anything; `like` is any [N]."""
     off = jnp.zeros(like.shape, bool)
     top_k, top_p, min_p = settings.top_k, settings.top_p, settings.min_p

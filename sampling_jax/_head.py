@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
-from sampling_jax._arguments import Settings
+from sampling_jax._arguments import RowSettings
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide
@@ -65,7 +65,7 @@ def head_of(tops: Array, floor: Array, row: Row, size: int) -> Head:
     return Head(logits, weights, jnp.sum(known, axis=1, dtype=jnp.int32), floor)
 
 
-def end_in_head(head: Head, row: Row, settings: Settings, total: Wide) -> tuple[End, Array]:
+def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tuple[End, Array]:
     """The end of what the filters keep, and bool [N]: whether the head is enough to tell.
 
     `total` is the weight of the whole row, read where top_p is on and top_k is off.
@@ -84,7 +84,7 @@ def end_in_head(head: Head, row: Row, settings: Settings, total: Wide) -> tuple[
         length = jnp.where(k_on, jnp.minimum(settings.top_k, length), length)
     if settings.top_p is not None:
         is_last = position == length[:, None] - 1
-        (survivors,) = _wide.add_up(tuple(jnp.where(is_last, r, 0) for r in running), axes=(1,))
+        (survivors,) = _wide.add_up(_wide.keep(is_last, running), axes=(1,))
         target = top_p_target(settings.top_p, _wide.select(length <= size, survivors, total))
         short = _wide.greater((target[0][:, None], target[1][:, None]), running)
         reached = jnp.sum(short, axis=1, dtype=jnp.int32) + 1

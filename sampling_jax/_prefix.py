@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
-from sampling_jax._arguments import Settings
+from sampling_jax._arguments import RowSettings
 from sampling_jax._blocks import chunk_counts, chunk_sums, locate, per_row
 from sampling_jax._filters import filters_on
 from sampling_jax._head import LONG, SHORT, column_tops, end_in_head, head_of
@@ -28,7 +28,7 @@ def inside(cut: Cut, x: Array, ids: Array) -> Array:
     return (x > value) | ((x == value) & (ids <= last))
 
 
-def find_cut(x: Array, row: Row, settings: Settings) -> tuple[Cut, Wide]:
+def find_cut(x: Array, row: Row, settings: RowSettings) -> tuple[Cut, Wide]:
     """The end of what is kept of x [N, chunks, rows, lanes], and what is kept of each chunk.
 
     First in the head of the ranking, where most prefixes end; then, if any does not, among all

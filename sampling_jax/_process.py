@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax._arguments import Settings, check, flat_settings
+from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._blocks import ids_of, to_chunks
 from sampling_jax._prefix import find_cut, inside
 from sampling_jax._rows import fold_vmap
@@ -35,7 +35,7 @@ def process_logits(
       top_k: [] or broadcasts to [...], integer; off and bad traced values as in `sample`.
       top_p: [] or broadcasts to [...]; likewise.
       min_p: [] or broadcasts to [...]; likewise.
-      normalize: whether to return log-probabilities: every row then adds up to 1 in `exp`.
+      normalize: whether to return log-probabilities, whose `exp` adds up to 1 in each row.
 
     Returns:
       float32 [..., V], the kept logits divided by the temperature; -inf everywhere in a row with
@@ -51,7 +51,8 @@ def process_logits(
       ['0.00', '0.00', '0.43', '0.57']
     """
     _, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
-    return _process(logits, settings, normalize)
+    result: Array = _process(logits, settings, normalize)
+    return result
 
 
 def apply_temperature(logits: ArrayLike, temperature: ArrayLike) -> Array:
@@ -165,8 +166,9 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
     temperature = flat.temperature[:, None]
     temperature = jnp.where(is_greedy(temperature), 1, temperature)
     top = lax.stop_gradient(jnp.max(jnp.where(keep, x, -jnp.inf), axis=1, keepdims=True))
-    overflows = (jnp.abs(top) < jnp.inf) & (jnp.abs(top) > 1e37 * temperature)
-    result = (finite - jnp.where(overflows, top, 0)) / temperature
+    # A shift changes no probability: for precision, or where the quotients would overflow.
+    shifted = normalize | ~jnp.isfinite(top / temperature)
+    result = (finite - jnp.where(shifted & jnp.isfinite(top), top, 0)) / temperature
     keep = keep & (infinite | ~any_infinite)
     if normalize:
         drawable = jnp.any(keep, axis=1, keepdims=True)
@@ -176,7 +178,7 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
 
 
 @fold_vmap
-def _kept_rows(logits: Array, settings: Settings) -> Array:
+def _kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
     x = to_chunks(clean(logits))
     row = Row(jnp.max(x, axis=(1, 2, 3)), scale(settings.temperature))

@@ -6,7 +6,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
-from sampling_jax._arguments import Settings, check, flat_settings
+from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import chunk_sums, locate, to_chunks
 from sampling_jax._prefix import find_cut, inside
@@ -76,7 +76,8 @@ def sample(
       ((3,), dtype('int32'), 3)
     """
     batch, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
-    return _sample(check_key(key, batch), logits, settings)
+    tokens: Array = _sample(check_key(key, batch), logits, settings)
+    return tokens
 
 
 @jax.jit
@@ -85,14 +86,14 @@ def _sample(key: Array, logits: Array, settings: Settings) -> Array:
     if 0 in batch:
         return jnp.zeros(batch, jnp.int32)
     bits = random_bits(key, tuple(batch)).reshape(-1, 2)
-    settings = flat_settings(settings, tuple(batch), vocabulary)
+    row_settings = flat_settings(settings, tuple(batch), vocabulary)
     # A token has no gradient, and asking for one through it must not fail.
-    rows = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), settings))
+    rows = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), row_settings))
     return _sample_rows(*rows).reshape(batch)
 
 
 @fold_vmap
-def _sample_rows(bits: Array, logits: Array, settings: Settings) -> Array:
+def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
     x = to_chunks(clean(logits))
     row = Row(jnp.max(x, axis=(1, 2, 3)), scale(settings.temperature))

@@ -61,7 +61,7 @@ def shortest_prefix(
         is_open = low + 1 < high
         pivots = _pivots(low, high)
         ranks = rank(x)
-        parts = []
+        parts: list[Array] = []
         for pivot in pivots:
             parts += _wide.widen(jnp.where(ranks >= pivot[:, None, None], weights, 0))
         occurs = (ranks >= low[:, None, None]) & (ranks < high[:, None, None])

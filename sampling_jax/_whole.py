@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from sampling_jax import _wide
-from sampling_jax._arguments import Settings
+from sampling_jax._arguments import RowSettings
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._head import End, Head
 from sampling_jax._search import Bracket, rank, shortest_prefix
@@ -13,7 +13,7 @@ from sampling_jax._wide import Wide
 
 
 def end_in_whole(
-    x: Array, row: Row, settings: Settings, total: Wide, head: Head, wanted: Array
+    x: Array, row: Row, settings: RowSettings, total: Wide, head: Head, wanted: Array
 ) -> End:
     """The end of the prefix of x [N, chunks, rows, lanes], in the rows bool [N] that want it.
 

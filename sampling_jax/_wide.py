@@ -20,7 +20,8 @@ def widen(value: Array) -> Wide:
 
 def narrow(number: Wide) -> Array:
     """A wide number below 2**32 as uint32."""
-    return (number[0] << LOW_BITS) | number[1]
+    high, low = number
+    return (high << LOW_BITS) | low
 
 
 def carry(high: Array, low: Array) -> Wide:
@@ -46,8 +47,8 @@ def running_sum(number: Wide) -> Wide:
     n = number[0].shape[1]
     position = lax.iota(jnp.int32, n)
     before = (position[:, None] >= position[None, :])[None]
-    high, low = (jnp.where(before, part[:, None, :], 0) for part in number)
-    return add_up((high, low), axes=(2,))[0]
+    high, low = number
+    return add_up(keep(before, (high[:, None, :], low[:, None, :])), axes=(2,))[0]
 
 
 def add(a: Wide, b: Wide) -> Wide:
@@ -68,8 +69,14 @@ def greater(a: Wide, b: Wide) -> Array:
 
 def approximate(number: Wide) -> Array:
     """The float32 nearest to a wide number, to two roundings."""
-    high, low = number
-    return high.astype(jnp.float32) * 2**LOW_BITS + low.astype(jnp.float32)
+    high, low = (part.astype(jnp.float32) for part in number)
+    result: Array = high * 2**LOW_BITS + low
+    return result
+
+
+def keep(condition: Array, number: Wide) -> Wide:
+    """`number` where the condition holds, else 0."""
+    return jnp.where(condition, number[0], 0), jnp.where(condition, number[1], 0)
 
 
 def select(condition: Array, a: Wide, b: Wide) -> Wide:
@@ -116,8 +123,10 @@ def quotient(number: Wide, divisor: Array) -> Array:
     # The float quotient is off by less than one; which of its neighbours is right is exact.
     guess = (approximate(number) / divisor.astype(jnp.float32)).astype(jnp.uint32)
     guess = jnp.maximum(guess, 1) - 1
-    short = [greater(number, times(guess + i, widen(divisor))) for i in range(3)]
-    return guess + sum(s.astype(jnp.uint32) for s in short)
+    for _ in range(3):
+        short = greater(number, times(guess, widen(divisor)))
+        guess = guess + short.astype(jnp.uint32)
+    return guess
 
 
 def _from_words(high: Array, low: Array) -> Wide:

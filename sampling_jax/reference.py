@@ -4,9 +4,15 @@ From the scaled logit on, everything is an integer, so the order of additions ca
 every way of computing a token gives the same one. It reads from top to bottom.
 """
 
-import numpy as np
+from collections.abc import Iterator
+from typing import Any
 
-from sampling_jax import _arguments, _bits
+import numpy as np
+from jax.typing import ArrayLike
+from numpy.typing import NDArray
+
+from sampling_jax._arguments import Settings, check
+from sampling_jax._bits import check_key, random_bits
 
 # exp2(-t) / 2 on [0, 1) is c0 - t * (c1 - t * (c2 - ...)): relative error at most 2.5e-7, and
 # every value lies in [1/4, 1/2), which fixes the exponent of the float.
@@ -23,14 +29,14 @@ SMALLEST_NORMAL = np.float32(2.0**-126)
 HEAVIEST = 2**31 - 2**7  # the weight of a most likely token
 
 
-def clean(logits):
+def clean(logits: ArrayLike) -> NDArray[np.float32]:
     """float32 logits; NaN counts as -inf, subnormal numbers (and -0) as 0."""
     x = np.asarray(logits).astype(np.float32)
     x = np.where(np.abs(x) < SMALLEST_NORMAL, np.float32(0), x)
     return np.where(np.isnan(x), np.float32(-np.inf), x)
 
 
-def weights(x, temperature):
+def weights(x: NDArray[np.float32], temperature: np.float32) -> NDArray[np.uint32]:
     """uint32 weights of one clean row: 2**31 * exp((x - max(x)) / temperature)."""
     top = x.max()
     scale = LOG2_E / temperature if temperature > GREEDY else np.float32(np.inf)
@@ -39,63 +45,77 @@ def weights(x, temperature):
     z = np.where(z < 31, z, np.float32(31))  # NaN too
     whole = np.floor(z)
     t = z - whole
-    value = EXP2[5]
+    value: Any = EXP2[5]
     for coefficient in EXP2[4::-1]:
         value = coefficient - value * t
     # A float in [1/4, 1/2) keeps the last bit of its exponent and its mantissa: 2**30 to 2**31.
-    return (value.view(np.uint32) << np.uint32(7)) >> whole.astype(np.uint32)
+    mantissa: NDArray[np.uint32] = value.view(np.uint32) << np.uint32(7)
+    return mantissa >> whole.astype(np.uint32)
 
 
-def share(p, total):
+def share(p: float, total: int) -> int:
     """`ceil(p * total)` as an exact integer."""
     numerator, denominator = float(p).as_integer_ratio()
     return -(-numerator * int(total) // denominator)
 
 
-def kept(x, w, top_k=0, top_p=1.0, min_p=0.0):
+def kept(
+    x: NDArray[np.float32],
+    w: NDArray[np.uint32],
+    top_k: int = 0,
+    top_p: float = 1.0,
+    min_p: float = 0.0,
+) -> NDArray[np.bool_]:
     """Bool mask of what one row keeps of its ranking: always a prefix."""
     order = np.argsort(-x, kind="stable")  # logit descending, then token id ascending
     ranked = w[order]
-    n = np.count_nonzero(x > -np.inf)
+    n = int(np.count_nonzero(x > -np.inf))
     if 0 < top_k < x.size:
-        n = min(n, top_k)
+        n = min(n, int(top_k))
     if n and top_p < 1:
         running = np.cumsum(ranked[:n], dtype=np.uint64)
         target = max(1, share(max(top_p, 0), running[-1]))
-        n = np.searchsorted(running, np.uint64(target)) + 1
+        n = int(np.searchsorted(running, np.uint64(target))) + 1
     if min_p > 0:
         light = ranked[:n] < share(min(min_p, 1), HEAVIEST)
-        n = np.argmax(light) if light.any() else n
+        n = int(np.argmax(light)) if light.any() else n
     mask = np.zeros(x.size, bool)
     mask[order[:n]] = True
     return mask
 
 
-def draw(bits, w):
+def draw(bits: int, w: NDArray[np.uint32]) -> int:
     """The first token whose running sum of weights exceeds `bits / 2**64` of their total."""
     running = np.cumsum(w, dtype=np.uint64)
-    return np.searchsorted(running, np.uint64(int(bits) * int(running[-1]) >> 64), side="right")
+    r = int(bits) * int(running[-1]) >> 64
+    return int(np.searchsorted(running, np.uint64(r), side="right"))
 
 
-def rows(logits, temperature=1.0, top_k=None, top_p=None, min_p=None):
+def rows(logits: ArrayLike, settings: Settings) -> Iterator[tuple[NDArray[Any], ...]]:
     """Each row of a batch in turn: its clean logits, temperature, weights and kept mask."""
     x = clean(logits)
-    settings = [
-        np.broadcast_to(np.asarray(off if value is None else value, dtype), x.shape[:-1]).ravel()
-        for value, off, dtype in (
-            (temperature, 1, np.float32),
-            (top_k, 0, np.int64),
-            (top_p, 1, np.float32),
-            (min_p, 0, np.float32),
-        )
-    ]
+    off = Settings(np.float32(1), np.int64(0), np.float32(1), np.float32(0))
+    columns: list[Any] = []
+    default: Any
+    for value, default in zip(settings, off, strict=True):
+        column = np.asarray(default if value is None else value).astype(default.dtype)
+        columns.append(np.broadcast_to(column, x.shape[:-1]))
     with np.errstate(all="ignore"):
-        for row, t, *filters in zip(x.reshape(-1, x.shape[-1]), *settings, strict=True):
-            w = weights(row, t)
-            yield row, t, w, kept(row, w, *filters)
+        for i in np.ndindex(x.shape[:-1]):
+            temperature, *filters = (column[i] for column in columns)
+            w = weights(x[i], temperature)
+            yield x[i], temperature, w, kept(x[i], w, *filters)
 
 
-def sample(key_or_bits, logits, temperature=1.0, top_k=None, top_p=None, *, min_p=None):
+def sample(
+    key_or_bits: ArrayLike,
+    logits: ArrayLike,
+    temperature: ArrayLike | None = 1.0,
+    top_k: ArrayLike | None = None,
+    top_p: ArrayLike | None = None,
+    *,
+    min_p: ArrayLike | None = None,
+) -> NDArray[np.int32]:
     """Token ids int32 [...] of logits [..., V]: `sampling_jax.sample`, written to be read.
 
     Args:
@@ -112,19 +132,19 @@ def sample(key_or_bits, logits, temperature=1.0, top_k=None, top_p=None, *, min_
       >>> sample(bits, np.zeros((3, 10)), top_k=5)
       array([0, 2, 4], dtype=int32)
     """
-    settings = _arguments.Settings(temperature, top_k, top_p, min_p)
-    batch, settings = _arguments.check(logits, settings)
-    bits = key_or_bits
-    if getattr(bits, "dtype", None) != np.uint64:
-        words = np.asarray(_bits.random_bits(_bits.check_key(bits, batch), batch), np.uint64)
+    batch, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
+    if getattr(key_or_bits, "dtype", None) == np.uint64:
+        bits = np.asarray(key_or_bits)
+    else:
+        words = np.asarray(random_bits(check_key(key_or_bits, batch), batch), np.uint64)
         bits = (words[..., 0] << np.uint64(32)) | words[..., 1]
-    elif bits.shape != batch:
+    if bits.shape != batch:
         raise ValueError(
             f"uint64 bits must have the batch shape {batch} of the logits, got shape "
             f"{bits.shape}; pass one for each row."
         )
     tokens = []
-    for bit, (x, t, w, mask) in zip(np.ravel(bits), rows(logits, *settings), strict=True):
+    for bit, (x, t, w, mask) in zip(bits.ravel(), rows(logits, settings), strict=True):
         token = draw(bit if t > GREEDY else 0, np.where(mask, w, np.uint32(0)))
         tokens.append(token if x.max() > -np.inf else -1)
     return np.array(tokens, np.int32).reshape(batch)

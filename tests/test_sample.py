@@ -29,7 +29,7 @@ from sampling_jax import reference, sample
 
 def assert_equals_reference(key, x, settings):
     tokens = np.asarray(sample(key, x, **settings))
-    assert tokens.dtype == np.int32 and tokens.shape == x.shape[:-1]
+    assert (tokens.dtype, tokens.shape) == (np.int32, x.shape[:-1])
     np.testing.assert_array_equal(tokens, reference.sample(key, x, **settings))
     return tokens
 
@@ -248,7 +248,7 @@ def test_new_values_do_not_recompile():
         np.testing.assert_array_equal(
             step(key, x, temperature, k, p), sample(key, x, temperature, k, p)
         )
-    assert traces == 1 and compiled._cache_size() == before
+    assert (traces, compiled._cache_size()) == (1, before)
 
 
 def test_no_program_sorts_the_vocabulary():
@@ -267,7 +267,8 @@ def test_gradient_through_a_token_is_zero_not_an_error():
         return jnp.sum(jnp.take_along_axis(x, tokens[:, None], axis=1))
 
     gradient = jax.grad(loss)(x)
-    assert float(gradient.sum()) == 4.0 and int((gradient != 0).sum()) == 4
+    assert float(gradient.sum()) == 4.0
+    assert int((gradient != 0).sum()) == 4
 
 
 def test_inside_scan_and_while_loop():
@@ -283,7 +284,8 @@ def test_inside_scan_and_while_loop():
 
 
 @pytest.mark.parametrize("axis", ["rows", "vocabulary", "both"])
-def test_sharded(axis, v=16384):
+def test_sharded(axis):
+    v = 16384
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((2, 2), ("rows", "vocabulary"), axis_types=auto)
     spec = {"rows": ("rows", None), "vocabulary": (None, "vocabulary")}.get(axis, mesh.axis_names)
