@@ -1,0 +1,202 @@
+"""What is refused, and with which words."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import sampling_jax
+from sampling_jax import process_logits, reference, sample
+
+KEY = jax.random.key(0)
+X = np.zeros((2, 3, 5), np.float32)
+
+
+@pytest.mark.parametrize(
+    ("logits", "error", "message"),
+    [
+        ([0.0, 1.0], TypeError, "logits must be an array, got list; convert with jnp.asarray."),
+        (
+            np.zeros((2, 5), np.int32),
+            TypeError,
+            "logits must have a floating dtype, got int32; convert with "
+            "logits.astype(jnp.float32).",
+        ),
+        (
+            np.zeros((2, 5), np.complex64),
+            TypeError,
+            "logits must have a floating dtype, got complex64; convert with "
+            "logits.astype(jnp.float32).",
+        ),
+        (
+            np.float32(0),
+            ValueError,
+            "logits must have shape [..., V], got shape (); add the vocabulary axis.",
+        ),
+        (
+            np.zeros((2, 0), np.float32),
+            ValueError,
+            "logits must have 1 to 1048576 tokens in their last axis, got shape (2, 0); put the "
+            "vocabulary last.",
+        ),
+        (
+            np.zeros(2**20 + 1, np.float32),
+            ValueError,
+            "logits must have 1 to 1048576 tokens in their last axis, got shape (1048577,); put "
+            "the vocabulary last.",
+        ),
+    ],
+)
+def test_logits(logits, error, message):
+    for call in (lambda: sample(KEY, logits), lambda: process_logits(logits)):
+        with pytest.raises(error) as info:
+            call()
+        assert str(info.value) == message
+
+
+@pytest.mark.parametrize(
+    ("settings", "error", "message"),
+    [
+        (
+            {"temperature": "1"},
+            TypeError,
+            "temperature must be a number or an array, got str; convert with jnp.asarray.",
+        ),
+        (
+            {"top_p": [0.9]},
+            TypeError,
+            "top_p must be a number or an array, got list; convert with jnp.asarray.",
+        ),
+        (
+            {"top_k": 50.0},
+            TypeError,
+            "top_k must be an integer or an integer array, got float32; convert with int(top_k) "
+            "or top_k.astype(jnp.int32).",
+        ),
+        (
+            {"top_k": True},
+            TypeError,
+            "top_k must be an integer or an integer array, got bool; convert with int(top_k) or "
+            "top_k.astype(jnp.int32).",
+        ),
+        (
+            {"top_p": np.bool_(True)},
+            TypeError,
+            "top_p must be a real number or array, got bool; pass a float.",
+        ),
+        (
+            {"temperature": np.ones(2)},
+            ValueError,
+            "temperature must broadcast to the batch shape (2, 3) of the logits, got shape (2,); "
+            "pass a scalar or one value for each row.",
+        ),
+        (
+            {"min_p": np.ones((4, 2, 3))},
+            ValueError,
+            "min_p must broadcast to the batch shape (2, 3) of the logits, got shape (4, 2, 3); "
+            "pass a scalar or one value for each row.",
+        ),
+        (
+            {"temperature": -0.5},
+            ValueError,
+            "temperature must be >= 0, got -0.5; 0 is greedy.",
+        ),
+        (
+            {"temperature": float("nan")},
+            ValueError,
+            "temperature must be >= 0, got nan; 0 is greedy.",
+        ),
+        (
+            {"top_p": 1.1},
+            ValueError,
+            "top_p must be in [0, 1], got 1.1; None or 1 is off.",
+        ),
+        (
+            {"top_p": np.array([0.5, -0.1, 1.0])},
+            ValueError,
+            "top_p must be in [0, 1], got [ 0.5 -0.1  1. ]; None or 1 is off.",
+        ),
+        (
+            {"min_p": float("nan")},
+            ValueError,
+            "min_p must be in [0, 1], got nan; None or 0 is off.",
+        ),
+    ],
+)
+def test_settings(settings, error, message):
+    # The dtype of a Python float is named after the user's x64 setting.
+    message = message.replace("float32;", f"{jnp.result_type(float)};")
+    calls = (
+        lambda: sample(KEY, X, **settings),
+        lambda: process_logits(X, **settings),
+        lambda: reference.sample(KEY, X, **settings),
+        lambda: jax.jit(lambda x: sample(KEY, x, **settings))(X),
+    )
+    for call in calls:
+        with pytest.raises(error) as info:
+            call()
+        assert str(info.value) == message
+
+
+CURE = "make one with jax.random.key(seed), or one per row with jax.random.split."
+
+
+@pytest.mark.parametrize(
+    ("key", "error", "message"),
+    [
+        (0, TypeError, f"key must be a JAX PRNG key, got int; {CURE}"),
+        (
+            jnp.zeros(2),
+            TypeError,
+            f"key must be a JAX PRNG key, got an array of dtype float32; {CURE}",
+        ),
+        (
+            np.zeros((2, 3), np.uint32),
+            ValueError,
+            f"key must hold the words of a legacy PRNG key in its last axis, got shape (2, 3); "
+            f"{CURE}",
+        ),
+        (
+            jax.random.split(KEY, 3),
+            ValueError,
+            f"key must be one key or one for each row, of shape () or (2, 3), got shape (3,); "
+            f"{CURE}",
+        ),
+    ],
+)
+def test_keys(key, error, message):
+    with pytest.raises(error) as info:
+        sample(key, X)
+    assert str(info.value) == message
+
+
+def test_reference_bits():
+    with pytest.raises(ValueError, match="pass one for each row") as info:
+        reference.sample(np.zeros(2, np.uint64), X)
+    assert str(info.value) == (
+        "uint64 bits must have the batch shape (2, 3) of the logits, got shape (2,); pass one for "
+        "each row."
+    )
+
+
+def test_arrays_on_devices_are_never_inspected():
+    for settings in ({"temperature": -1.0}, {"top_p": 7.0}, {"min_p": np.nan}):
+        sample(KEY, X, **{name: jnp.float32(value) for name, value in settings.items()})
+
+
+def test_positional_arguments_end_at_top_p():
+    with pytest.raises(TypeError, match="positional"):
+        sample(KEY, X, 1.0, None, None, 0.1)
+
+
+def test_public_names():
+    public = {name for name in vars(sampling_jax) if not name.startswith("_")}
+    assert public == {
+        "apply_min_p",
+        "apply_temperature",
+        "apply_top_k",
+        "apply_top_p",
+        "process_logits",
+        "reference",
+        "sample",
+    }

@@ -1,0 +1,44 @@
+"""The library works under the strictest settings of JAX, and changes none of them."""
+
+import subprocess
+import sys
+
+import jax
+import numpy as np
+import pytest
+from inputs import make_logits, make_settings
+
+from sampling_jax import process_logits, reference, sample
+
+
+def test_a_key_is_consumed_once():
+    x = make_logits(0, (4, 129))
+    with jax.debug_key_reuse(True):
+        key = jax.random.key(0)
+        sample(key, x, 0.7, 50, 0.9)
+        with pytest.raises(jax.errors.KeyReuseError):
+            sample(key, x, 0.7, 50, 0.9)
+        sample(jax.random.split(jax.random.key(1), 4), x, 0.7, 50, 0.9)
+
+
+@pytest.mark.parametrize("x64", [False, True])
+def test_nan_checks_and_64_bit_types(x64):
+    x = make_logits(0, (6, 129), "normal", "all", np.float64 if x64 else np.float32)
+    settings = make_settings(0, (6,), 129)
+    with jax.enable_x64(x64), jax.debug_nans(True):
+        tokens = sample(jax.random.key(0), x, **settings)
+        assert tokens.dtype == np.int32
+        np.testing.assert_array_equal(tokens, reference.sample(jax.random.key(0), x, **settings))
+        assert process_logits(x, **settings).dtype == np.float32
+
+
+def test_import_changes_nothing():
+    code = """
+import jax, numpy
+before, errors = dict(jax.config.values), numpy.geterr()
+import sampling_jax
+assert (before, errors) == (dict(jax.config.values), numpy.geterr())
+from jax._src import xla_bridge
+assert not xla_bridge.backends_are_initialized()
+"""
+    subprocess.run([sys.executable, "-W", "error", "-c", code], check=True)
