@@ -47,8 +47,9 @@ def test_every_structure_of_settings(structure):
         assert_equals_reference(jax.random.key(seed), x, settings)
 
 
-@pytest.mark.parametrize("dtype", DTYPES, ids=lambda d: np.dtype(d).name)
-@pytest.mark.parametrize("v", [1, 64, 2049])
+@pytest.mark.parametrize(
+    ("v", "dtype"), [(2049, d) for d in DTYPES] + [(1, DTYPES[0]), (64, DTYPES[1])]
+)
 def test_every_dtype(v, dtype):
     for seed, (spread, holes) in enumerate(zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)):
         x = make_logits(seed, (6, v), spread, holes, dtype)
@@ -82,6 +83,7 @@ def test_large_vocabularies(v, dtype):
         assert_equals_reference(jax.random.key(seed), x, make_settings(seed, (6,), v))
 
 
+@pytest.mark.slow
 def test_largest_vocabulary():
     v = 2**20
     x = np.stack([make_logits(0, (v,), spread) for spread in ("all equal", "normal", "zipf")])
@@ -116,20 +118,17 @@ def call(keys, x, settings):
     return sample(keys, x, **settings)
 
 
-jitted, vmapped = jax.jit(call), jax.jit(jax.vmap(call))
 nested = jax.jit(jax.vmap(jax.vmap(call)))
 
 
 @given(keys, seeds, st.sampled_from(sorted(SPREADS)), st.sampled_from(sorted(HOLES)))
 def test_one_token_however_it_is_called(key, seed, spread, holes):
-    """Jitted, vmapped, in a loop, alone, permuted, padded: one and the same token."""
+    """Alone, vmapped, permuted, padded, by legacy keys: one and the same token."""
     n, v = 6, 5000
     x = make_logits(seed, (n, v), spread, holes)
     row_keys = jax.random.split(key, n)
     settings = make_settings(seed, (n,), v)
     expected = np.asarray(sample(row_keys, x, **settings))
-    np.testing.assert_array_equal(jitted(row_keys, x, settings), expected)
-    np.testing.assert_array_equal(vmapped(row_keys, x, settings), expected)
     square = jax.tree.map(lambda a: a.reshape(2, 3, *a.shape[1:]), (row_keys, x, settings))
     np.testing.assert_array_equal(nested(*square).reshape(n), expected)
     legacy = jax.random.key_data(row_keys)
@@ -193,25 +192,33 @@ def test_adding_a_constant_changes_nothing_where_it_is_exact(key, seed, shift):
 
 
 def test_bad_traced_values_have_documented_results():
-    x = make_logits(0, (64, 129))
-    key = jax.random.key(0)
-
-    def same(bad, good):
-        bad = {name: jnp.float32(value) for name, value in bad.items()}
-        np.testing.assert_array_equal(sample(key, x, **bad), sample(key, x, **good))
-
-    same({"temperature": -1.0}, {"temperature": 0.0})
-    same({"temperature": np.nan}, {"temperature": 0.0})
-    same({"top_p": -1.0}, {"top_p": 0.0})
-    same({"top_p": np.nan}, {})
-    same({"min_p": 2.0}, {"min_p": 1.0})
-    same({"min_p": np.nan}, {})
+    x = make_logits(0, (10, 5000))
+    row_keys = jax.random.split(jax.random.key(0), 10)
+    nan = np.nan
+    bad = {
+        "temperature": [-1, nan, 1, 1, 1, 1, 1, 1, -np.inf, np.inf],
+        "top_k": [9, 9, -9, 5000, 5001, 0, 0, 0, 0, 0],
+        "top_p": [1, 1, 1, 1, 1, -1, nan, 2, 1, 1],
+        "min_p": [0, 0, 0, 0, nan, -1, 2, 0, 0, 0],
+    }
+    good = {
+        "temperature": [0, 0, 1, 1, 1, 1, 1, 1, 0, 3e38],
+        "top_k": [9, 9, 0, 0, 0, 0, 0, 0, 0, 0],
+        "top_p": [1, 1, 1, 1, 1, 0, 1, 1, 1, 1],
+        "min_p": [0, 0, 0, 0, 0, 0, 1, 0, 0, 0],
+    }
+    dtypes = {"temperature": "float32", "top_k": "int32", "top_p": "float32", "min_p": "float32"}
+    bad, good = (
+        {name: jnp.asarray(values, dtypes[name]) for name, values in settings.items()}
+        for settings in (bad, good)
+    )
+    np.testing.assert_array_equal(sample(row_keys, x, **bad), sample(row_keys, x, **good))
 
 
 def test_settings_broadcast_over_the_batch():
     x = make_logits(0, (2, 3, 129))
     key = jax.random.key(0)
-    for shape in ((), (3,), (2, 1)):
+    for shape in ((3,), (2, 1)):
         t = np.linspace(0.0, 2.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         full = np.broadcast_to(t, (2, 3))
         np.testing.assert_array_equal(
@@ -225,7 +232,7 @@ def test_integer_settings_of_every_width():
     expected = sample(key, x, 1.0, 50)
     for dtype in (np.int8, np.uint8, np.int32, np.uint32, np.int64, np.uint64):
         np.testing.assert_array_equal(sample(key, x, 1.0, dtype(50)), expected)
-    for dtype in (jnp.int8, jnp.uint8, jnp.uint32):
+    for dtype in (jnp.uint8, jnp.uint32):
         np.testing.assert_array_equal(sample(key, x, 1.0, jnp.full((), 50, dtype)), expected)
 
 
@@ -283,7 +290,9 @@ def test_inside_scan_and_while_loop():
     np.testing.assert_array_equal(tokens, expected)
 
 
-@pytest.mark.parametrize("axis", ["rows", "vocabulary", "both"])
+@pytest.mark.parametrize(
+    "axis", [*(pytest.param(a, marks=pytest.mark.slow) for a in ("rows", "vocabulary")), "both"]
+)
 def test_sharded(axis):
     v = 16384
     auto = (jax.sharding.AxisType.Auto,) * 2
