@@ -36,12 +36,17 @@ def check(logits: ArrayLike, settings: Settings) -> tuple[tuple[int, ...], Setti
     for name, value in zip(Settings._fields, settings, strict=True):
         if value is not None:
             _check_setting(name, value, batch)
-    top_k = settings.top_k
-    if top_k is not None and not isinstance(top_k, jax.Array):
-        # On the host any integer is a top_k, of whatever size.
-        vocabulary = np.shape(logits)[-1]
-        top_k = np.array(np.clip(np.array(top_k, object), 0, vocabulary), np.int32)
-    return batch, settings._replace(top_k=top_k)
+
+    def from_host(name: str, value: ArrayLike | None) -> ArrayLike | None:
+        if value is None or isinstance(value, jax.Array):
+            return value
+        if name == "top_k":  # any integer, of whatever size
+            return np.array(np.clip(np.array(value, object), 0, np.shape(logits)[-1]), np.int32)
+        # One dtype for all, or an int after a float would compile again.
+        with np.errstate(over="ignore"):
+            return np.asarray(value).astype(np.float32)
+
+    return batch, Settings(*map(from_host, Settings._fields, settings))
 
 
 def _check_logits(logits: ArrayLike) -> tuple[int, ...]:
@@ -51,7 +56,7 @@ def _check_logits(logits: ArrayLike) -> tuple[int, ...]:
         raise TypeError(
             f"logits must be an array, got {type(logits).__name__}; convert with jnp.asarray."
         )
-    if not jnp.issubdtype(dtype, jnp.floating):
+    if not (jnp.issubdtype(dtype, jnp.floating) and dtype.isnative and dtype.itemsize <= 8):
         raise TypeError(
             f"logits must have a floating dtype, got {dtype}; "
             "convert with logits.astype(jnp.float32)."

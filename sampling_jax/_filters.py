@@ -7,7 +7,7 @@ from jax import Array
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._wide import Wide
-from sampling_jax.reference import HEAVIEST
+from sampling_jax.reference import HEAVIEST, SMALLEST_NORMAL
 
 
 def filters_on(settings: RowSettings, like: Array) -> tuple[Array, Array, Array]:
@@ -17,7 +17,7 @@ def filters_on(settings: RowSettings, like: Array) -> tuple[Array, Array, Array]
     return (
         off if top_k is None else top_k > 0,
         off if top_p is None else top_p < 1,
-        off if min_p is None else min_p > 0,
+        off if min_p is None else min_p >= SMALLEST_NORMAL,
     )
 
 
@@ -29,7 +29,8 @@ def top_p_target(top_p: Array, total: Wide) -> Wide:
 def min_p_threshold(min_p: Array) -> Array:
     """The least weight uint32 [N] that min_p keeps; 0 where it is off."""
     # The float below 1 keeps what 1 keeps: the second heaviest weight is 2**7 less.
-    share = jnp.where(min_p > 0, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
-    heaviest = _wide.widen(jnp.full(min_p.shape, HEAVIEST, jnp.uint32))
+    is_on = min_p >= SMALLEST_NORMAL
+    share = jnp.where(is_on, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
+    heaviest = _wide.widen(jnp.full_like(min_p, HEAVIEST, jnp.uint32))
     threshold = _wide.narrow(_wide.ceil_share(share, heaviest))
-    return jnp.where(min_p > 0, threshold, 0)
+    return jnp.where(is_on, threshold, 0)

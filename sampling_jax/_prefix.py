@@ -40,7 +40,7 @@ def find_cut(x: Array, row: Row, settings: RowSettings) -> tuple[Cut, Wide]:
     everything = lax.cond(
         jnp.any(is_open | (p_on & ~k_on)),
         lambda: chunk_sums(row_weights(row, x)),
-        lambda: (jnp.zeros(x.shape[:2], jnp.uint32),) * 2,
+        lambda: (jnp.broadcast_to(jnp.zeros_like(row.top, jnp.uint32)[:, None], x.shape[:2]),) * 2,
     )
     (total,) = _wide.add_up(everything, axes=(1,))
 

@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._blocks import ids_of, to_chunks
 from sampling_jax._prefix import find_cut, inside
-from sampling_jax._rows import fold_vmap
+from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, scale
 
 
@@ -39,7 +39,8 @@ def process_logits(
 
     Returns:
       float32 [..., V], the kept logits divided by the temperature; -inf everywhere in a row with
-      nothing to draw. A row whose quotients would overflow is shifted first: its largest is 0.
+      nothing to draw. A row whose largest quotient would overflow is shifted first: it is 0 then.
+      A quotient below the range of float32 is -inf too.
 
     Raises:
       TypeError, ValueError: as `sample`.
@@ -181,7 +182,8 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
 def _kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
     x = to_chunks(clean(logits))
-    row = Row(jnp.max(x, axis=(1, 2, 3)), scale(settings.temperature))
+    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
+    row = Row(top, scale(settings.temperature))
     # A greedy row keeps one token: its other filters keep that token whatever they are.
     greedy = is_greedy(settings.temperature)
     top_k = 0 if settings.top_k is None else settings.top_k

@@ -10,7 +10,7 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import chunk_sums, locate, to_chunks
 from sampling_jax._prefix import find_cut, inside
-from sampling_jax._rows import fold_vmap
+from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
 
 
@@ -36,14 +36,15 @@ def sample(
 
     Args:
       key: a PRNG key, typed or legacy; shape [] draws for the whole batch, shape [...] has a key
-        for each row, whose token then does not depend on the rest of the batch. The key is
+        for each row, whose token then does not depend on the rest of the batch (under your own
+        vmap, JAX gives that for threefry keys, its default, and not for rbg keys). The key is
         consumed: do not use it again.
       logits: [..., V], any floating dtype, 1 <= V <= 2**20; computed in float32. -inf and NaN
         are never drawn; +inf takes all the mass, shared among all +inf. Subnormal float32 numbers
         count as 0.
       temperature: [] or broadcasts to [...], divides the logits. 0, and anything up to 2**-64,
         is greedy: the most likely token. None is 1. Traced values: negative or NaN is greedy,
-        inf is uniform.
+        inf is uniform (among logits whose distance to the largest is finite in float32).
       top_k: [] or broadcasts to [...], integer, keeps the `top_k` most likely tokens exactly;
         ties go to the lower id. Off: None, <= 0, >= V.
       top_p: [] or broadcasts to [...], keeps the fewest most likely tokens whose probabilities
@@ -56,7 +57,7 @@ def sample(
       int32 [...], a token id for each row; -1 for a row with nothing to draw (all -inf or NaN).
 
     Raises:
-      TypeError: a key that is none, logits that are no floating array, a parameter of a wrong type.
+      TypeError: not a PRNG key, not a floating array of logits, a parameter of a wrong type.
       ValueError: shapes that do not fit, V out of range, or a Python or NumPy value out of range
         (a negative or NaN temperature, a top_p or min_p outside [0, 1]). Values of JAX arrays,
         traced or not, are never inspected and have the results above instead.
@@ -96,7 +97,8 @@ def _sample(key: Array, logits: Array, settings: Settings) -> Array:
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
     x = to_chunks(clean(logits))
-    row = Row(jnp.max(x, axis=(1, 2, 3)), scale(settings.temperature))
+    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
+    row = Row(top, scale(settings.temperature))
     if settings.top_k is settings.top_p is settings.min_p is None:
         cut = None
         sums = chunk_sums(row_weights(row, x))

@@ -20,9 +20,9 @@ def rank(x: Array) -> Array:
     return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
-def value_of(rank: Array) -> Array:
+def value_of(ranks: Array) -> Array:
     """The float32 of a rank."""
-    return lax.bitcast_convert_type(rank ^ ((rank >> 31) & 0x7FFFFFFF), jnp.float32)
+    return lax.bitcast_convert_type(ranks ^ ((ranks >> 31) & 0x7FFFFFFF), jnp.float32)
 
 
 class Bracket(NamedTuple):
@@ -56,7 +56,7 @@ def shortest_prefix(
     def unfinished(bracket: Bracket) -> Array:
         return jnp.any(bracket.low + 1 < bracket.high)
 
-    def narrow(bracket: Bracket) -> Bracket:
+    def tighten(bracket: Bracket) -> Bracket:
         low, high, above = bracket
         is_open = low + 1 < high
         pivots = _pivots(low, high)
@@ -77,8 +77,8 @@ def shortest_prefix(
             above = _wide.select(missed & _wide.greater(mass, above), mass, above)
         return Bracket(low, high, above)
 
-    high = jnp.where(wanted, bracket.high, bracket.low)
-    result = lax.while_loop(unfinished, narrow, bracket._replace(high=high))
+    low = jnp.where(wanted, bracket.low, bracket.high)
+    result = lax.while_loop(unfinished, tighten, bracket._replace(low=low))
     return value_of(result.low), result.above
 
 

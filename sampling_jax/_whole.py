@@ -19,7 +19,8 @@ def end_in_whole(
 
     `total` is the weight of the whole row, read where top_p is on and top_k is off.
     """
-    x = x.reshape(x.shape[0], -1, x.shape[3])
+    n, chunks, rows, lanes = x.shape
+    x = x.reshape(n, chunks * rows, lanes)
     w = jnp.where(x > -jnp.inf, row_weights(row, x), 0)
     k_on, p_on, m_on = filters_on(settings, row.top)
     least = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2))

@@ -58,7 +58,7 @@ def add(a: Wide, b: Wide) -> Wide:
 
 def subtract(a: Wide, b: Wide) -> Wide:
     """`a - b`, for `a >= b`."""
-    borrow = _carried(a[1], b[1])
+    borrow = (a[1] < b[1]).astype(jnp.uint32)
     return a[0] - b[0] - borrow, (a[1] - b[1]) & LOW_MASK
 
 

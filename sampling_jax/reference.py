@@ -31,7 +31,8 @@ HEAVIEST = 2**31 - 2**7  # the weight of a most likely token
 
 def clean(logits: ArrayLike) -> NDArray[np.float32]:
     """float32 logits; NaN counts as -inf, subnormal numbers (and -0) as 0."""
-    x = np.asarray(logits).astype(np.float32)
+    with np.errstate(over="ignore"):
+        x = np.asarray(logits).astype(np.float32)
     x = np.where(np.abs(x) < SMALLEST_NORMAL, np.float32(0), x)
     return np.where(np.isnan(x), np.float32(-np.inf), x)
 
@@ -76,7 +77,7 @@ def kept(
         running = np.cumsum(ranked[:n], dtype=np.uint64)
         target = max(1, share(max(top_p, 0), running[-1]))
         n = int(np.searchsorted(running, np.uint64(target))) + 1
-    if min_p > 0:
+    if min_p >= SMALLEST_NORMAL:
         light = ranked[:n] < share(min(min_p, 1), HEAVIEST)
         n = int(np.argmax(light)) if light.any() else n
     mask = np.zeros(x.size, bool)

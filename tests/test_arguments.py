@@ -23,10 +23,9 @@ X = np.zeros((2, 3, 5), np.float32)
             "logits.astype(jnp.float32).",
         ),
         (
-            np.zeros((2, 5), np.complex64),
+            np.zeros((2, 5), ">f4"),
             TypeError,
-            "logits must have a floating dtype, got complex64; convert with "
-            "logits.astype(jnp.float32).",
+            "logits must have a floating dtype, got >f4; convert with logits.astype(jnp.float32).",
         ),
         (
             np.float32(0),
