@@ -61,6 +61,12 @@ def make_logits(seed, shape, spread="normal", holes="none", dtype=np.float32):
         return HOLES[holes](rng, SPREADS[spread](rng, shape)).astype(dtype)
 
 
+def on_device(value, dtype=np.float32):
+    """A JAX array, whose value is never refused; NaN too, whatever the user's checks."""
+    with jax.debug_nans(False):
+        return jnp.asarray(value, dtype)
+
+
 def make_settings(seed, batch, v, names=("temperature", "top_k", "top_p", "min_p")):
     """Per-row settings as JAX arrays, whose values are never refused."""
     rng = np.random.default_rng(seed)
@@ -71,8 +77,7 @@ def make_settings(seed, batch, v, names=("temperature", "top_k", "top_p", "min_p
         "min_p": (np.array(MIN_PS, np.float32), np.float32),
     }
     return {
-        name: jnp.asarray(rng.choice(choices[name][0], batch).astype(choices[name][1]))
-        for name in names
+        name: on_device(rng.choice(choices[name][0], batch), choices[name][1]) for name in names
     }
 
 

@@ -4,6 +4,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from inputs import on_device
 
 import sampling_jax
 from sampling_jax import process_logits, reference, sample
@@ -145,7 +146,7 @@ CURE = "make one with jax.random.key(seed), or one per row with jax.random.split
     [
         (0, TypeError, f"key must be a JAX PRNG key, got int; {CURE}"),
         (
-            jnp.zeros(2),
+            jnp.zeros(2, jnp.float32),
             TypeError,
             f"key must be a JAX PRNG key, got an array of dtype float32; {CURE}",
         ),
@@ -180,7 +181,7 @@ def test_reference_bits():
 
 def test_arrays_on_devices_are_never_inspected():
     for settings in ({"temperature": -1.0}, {"top_p": 7.0}, {"min_p": np.nan}):
-        sample(KEY, X, **{name: jnp.float32(value) for name, value in settings.items()})
+        sample(KEY, X, **{name: on_device(value) for name, value in settings.items()})
 
 
 def test_positional_arguments_end_at_top_p():

@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
+from inputs import on_device
 
 from sampling_jax import _wide, reference
 from sampling_jax._filters import min_p_threshold
@@ -111,7 +112,7 @@ def check_weights(fractions):
             x = np.append(-np.float32(whole) - t, np.float32(0)).astype(np.float32)
             # At this temperature the scale is 1, so z is the distance itself.
             w = reference.weights(x, reference.LOG2_E)
-            row = Row(jnp.zeros(1), jnp.ones(1))
+            row = Row(jnp.zeros(1, jnp.float32), jnp.ones(1, jnp.float32))
             np.testing.assert_array_equal(jax.jit(row_weights)(row, jnp.asarray(x)[None])[0], w)
             exact = np.exp2(31 + x.astype(np.float64))
             assert np.abs(w / exact - 1).max() <= 2.5e-7 + 2.0 ** (whole - 30)
@@ -131,12 +132,12 @@ def test_all_weights():
 def test_clean():
     x = np.array([1e-40, -1e-40, -0.0, 2.0**-126, np.nan, np.inf, -np.inf], np.float32)
     expected = np.array([0, 0, 0, 2.0**-126, -np.inf, np.inf, -np.inf], np.float32)
-    for result in (reference.clean(x), np.asarray(clean(jnp.asarray(x)))):
+    for result in (reference.clean(x), np.asarray(jax.jit(clean)(on_device(x)))):
         np.testing.assert_array_equal(result.view(np.int32), expected.view(np.int32))
 
 
 def test_min_p_threshold_at_its_ends():
-    p = jnp.asarray([0.0, -1.0, 1e-12, 0.5, 1 - 2**-24, 1.0, 2.0])
+    p = jnp.asarray([0.0, -1.0, 1e-12, 0.5, 1 - 2**-24, 1.0, 2.0], jnp.float32)
     exact = [
         0,
         0,

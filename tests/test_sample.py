@@ -18,6 +18,7 @@ from inputs import (
     logits,
     make_logits,
     make_settings,
+    on_device,
     real_logits,
     seeds,
     top_ks,
@@ -46,9 +47,7 @@ def test_every_structure_of_settings(structure):
         assert_equals_reference(jax.random.key(seed), x, settings)
 
 
-@pytest.mark.parametrize(
-    ("v", "dtype"), [(2049, d) for d in DTYPES] + [(1, DTYPES[0]), (64, DTYPES[1])]
-)
+@pytest.mark.parametrize(("v", "dtype"), [(2049, DTYPES[1]), (2049, DTYPES[2]), (1, DTYPES[0])])
 def test_every_dtype(v, dtype):
     for seed, (spread, holes) in enumerate(zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)):
         x = make_logits(seed, (6, v), spread, holes, dtype)
@@ -67,15 +66,18 @@ def test_every_dtype(v, dtype):
 def test_scalars_equal_reference(key, seed, spread, temperature, k, p, min_p):
     x = make_logits(seed, (3, 300), spread)
     settings = {
-        "temperature": jnp.float32(temperature),
+        "temperature": on_device(temperature),
         "top_k": top_ks(300)[k],
-        "top_p": jnp.float32(p),
-        "min_p": jnp.float32(min_p),
+        "top_p": on_device(p),
+        "min_p": on_device(min_p),
     }
     assert_equals_reference(key, x, settings)
 
 
-@pytest.mark.parametrize(("v", "dtype"), [(50257, DTYPES[1]), (131072, DTYPES[2])])
+@pytest.mark.parametrize(
+    ("v", "dtype"),
+    [pytest.param(50257, DTYPES[1], marks=pytest.mark.slow), (131072, DTYPES[2])],
+)
 def test_large_vocabularies(v, dtype):
     for seed, spread in enumerate(["normal", "zipf", "two levels", "all equal"]):
         x = make_logits(seed, (6, v), spread, dtype=dtype)
@@ -121,6 +123,7 @@ nested = jax.jit(jax.vmap(jax.vmap(call)))
 
 
 @given(keys, seeds, st.sampled_from(sorted(SPREADS)), st.sampled_from(sorted(HOLES)))
+@jax.debug_nans(False)  # NaN settings are sliced here, which is no business of the library
 def test_one_token_however_it_is_called(key, seed, spread, holes):
     """Alone, vmapped, permuted, padded, by legacy keys: one and the same token."""
     n, v = 6, 5000
@@ -175,8 +178,8 @@ def test_off_changes_nothing(key, x):
     for off in (
         {"temperature": None},
         *({"top_k": k} for k in (None, 0, -1, -(2**40), v, v + 1, 2**40)),
-        *({"top_p": jnp.float32(p)} for p in (1.0, 1.5, np.inf, np.nan)),
-        *({"min_p": jnp.float32(p)} for p in (0.0, -1.0, -np.inf, np.nan)),
+        *({"top_p": on_device(p)} for p in (1.0, 1.5, np.inf, np.nan)),
+        *({"min_p": on_device(p)} for p in (0.0, -1.0, -np.inf, np.nan)),
         {"top_k": 0, "top_p": 1.0, "min_p": 0.0},
     ):
         np.testing.assert_array_equal(sample(key, x, **off), plain)
@@ -208,7 +211,7 @@ def test_bad_traced_values_have_documented_results():
     }
     dtypes = {"temperature": "float32", "top_k": "int32", "top_p": "float32", "min_p": "float32"}
     bad, good = (
-        {name: jnp.asarray(values, dtypes[name]) for name, values in settings.items()}
+        {name: on_device(values, dtypes[name]) for name, values in settings.items()}
         for settings in (bad, good)
     )
     np.testing.assert_array_equal(sample(row_keys, x, **bad), sample(row_keys, x, **good))
@@ -217,7 +220,7 @@ def test_bad_traced_values_have_documented_results():
 def test_settings_broadcast_over_the_batch():
     x = make_logits(0, (2, 3, 129))
     key = jax.random.key(0)
-    for shape in ((3,), (2, 1)):
+    for shape in ((2, 1),):
         t = np.linspace(0.0, 2.0, int(np.prod(shape)), dtype=np.float32).reshape(shape)
         full = np.broadcast_to(t, (2, 3))
         np.testing.assert_array_equal(
@@ -318,7 +321,9 @@ def test_other_key_implementations():
         assert tokens.tolist() == [int(sample(k, row)) for k, row in zip(row_keys, x, strict=True)]
 
 
-@pytest.mark.parametrize("sharded", ["logits", "settings", "all"])
+@pytest.mark.parametrize(
+    "sharded", ["settings", "all", pytest.param("logits", marks=pytest.mark.slow)]
+)
 def test_shard_map(sharded):
     x = make_logits(0, (8, 300))
     settings = make_settings(0, (8,), 300)
@@ -355,7 +360,7 @@ def test_vmap_over_some_arguments():
     def step(key, x, temperature):
         return sample(key, x, temperature, 20, 0.9)
 
-    for axes in ((0, None, None), (None, 0, None), (None, None, 0), (0, 0, None)):
+    for axes in ((0, None, None), (None, 0, 0)):
         arguments = [
             a if axis == 0 else a[2]
             for a, axis in zip((row_keys, x, temperature), axes, strict=True)
