@@ -9,7 +9,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._blocks import chunk_counts, chunk_sums, locate, per_row
 from sampling_jax._filters import filters_on
-from sampling_jax._head import LONG, SHORT, column_tops, end_in_head, head_of
+from sampling_jax._head import LONG, SHORT, End, column_tops, end_in_head, head_of
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._whole import end_in_whole
 from sampling_jax._wide import Wide
@@ -48,6 +48,7 @@ def find_cut(x: Array, row: Row, settings: RowSettings) -> tuple[Cut, Wide]:
     head = head_of(tops, floor, row, LONG if settings.top_k is None else SHORT)
     end, is_known = end_in_head(head, row, settings, total)
     unknown = ~(is_known | is_open)
+    end = End(jnp.where(is_open, -jnp.inf, end.value), jnp.where(is_open, 0, end.ties))
 
     def kept_of(source: Array, value: Array) -> tuple[Wide, Array]:
         bound = per_row(value, source)
@@ -61,12 +62,9 @@ def find_cut(x: Array, row: Row, settings: RowSettings) -> tuple[Cut, Wide]:
     def from_whole() -> tuple[Array, Array, Wide, Array]:
         other = end_in_whole(x, row, settings, total, head, unknown)
         value = jnp.where(unknown, other.value, end.value)
-        value = jnp.where(is_open, -jnp.inf, value)
         return value, jnp.where(unknown, other.ties, end.ties), *kept_of(x, value)
 
     value, ties, sums, tied = lax.cond(jnp.any(unknown), from_whole, from_head)
-    value = jnp.where(is_open, -jnp.inf, value)
-    ties = jnp.where(is_open, 0, ties)
 
     def is_tie(x: Array, ids: Array) -> Array:
         return (x == per_row(value, x)).astype(jnp.uint32)
