@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from sampling_jax._checks import check_number, check_range, float32, is_share
+
 MAX_VOCABULARY = 2**20  # the exact sums hold 2**20 weights below 2**31
 
 
@@ -32,80 +34,56 @@ class RowSettings(NamedTuple):
 
 def check(logits: ArrayLike, settings: Settings) -> tuple[tuple[int, ...], Settings]:
     """Raise unless the arguments fit; the batch shape, and the settings in a form jit takes."""
-    batch = _check_logits(logits)
+    batch = check_logits(logits)
     for name, value in zip(Settings._fields, settings, strict=True):
         if value is not None:
-            _check_setting(name, value, batch)
+            check_setting(name, value, batch)
 
-    def from_host(name: str, value: ArrayLike | None) -> ArrayLike | None:
-        if value is None or isinstance(value, jax.Array):
-            return value
-        if name == "top_k":  # any integer, of whatever size
-            return np.array(np.clip(np.array(value, object), 0, np.shape(logits)[-1]), np.int32)
-        # One dtype for all, or an int after a float would compile again.
-        with np.errstate(over="ignore"):
-            return np.asarray(value).astype(np.float32)
-
-    return batch, Settings(*map(from_host, Settings._fields, settings))
+    vocabulary = np.shape(logits)[-1]
+    return batch, Settings(
+        *(from_host(name, value, vocabulary) for name, value in settings._asdict().items())
+    )
 
 
-def _check_logits(logits: ArrayLike) -> tuple[int, ...]:
+def from_host(name: str, value: Any, vocabulary: int) -> Any:
+    """A checked setting in one dtype, or an int after a float would compile again."""
+    if value is None or isinstance(value, jax.Array):
+        return value
+    if name == "top_k":  # any integer, of whatever size
+        return np.array(np.clip(np.array(value, object), 0, vocabulary), np.int32)
+    return float32(value)
+
+
+def check_logits(logits: ArrayLike, name: str = "logits") -> tuple[int, ...]:
     """Raise unless logits [..., V] can be sampled from; their batch shape."""
     shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
     if shape is None or dtype is None:
         raise TypeError(
-            f"logits must be an array, got {type(logits).__name__}; convert with jnp.asarray."
+            f"{name} must be an array, got {type(logits).__name__}; convert with jnp.asarray."
         )
     if not (jnp.issubdtype(dtype, jnp.floating) and dtype.isnative and dtype.itemsize <= 8):
         raise TypeError(
-            f"logits must have a floating dtype, got {dtype}; "
-            "convert with logits.astype(jnp.float32)."
+            f"{name} must have a floating dtype, got {dtype}; "
+            f"convert with {name}.astype(jnp.float32)."
         )
     if len(shape) == 0:
-        raise ValueError("logits must have shape [..., V], got shape (); add the vocabulary axis.")
+        raise ValueError(f"{name} must have shape [..., V], got shape (); add the vocabulary axis.")
     if not 1 <= shape[-1] <= MAX_VOCABULARY:
         raise ValueError(
-            f"logits must have 1 to {MAX_VOCABULARY} tokens in their last axis, got shape "
+            f"{name} must have 1 to {MAX_VOCABULARY} tokens in their last axis, got shape "
             f"{tuple(shape)}; put the vocabulary last."
         )
     return tuple(shape[:-1])
 
 
-def _check_setting(name: str, value: Any, batch: tuple[int, ...]) -> None:
-    if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
-        raise TypeError(
-            f"{name} must be a number or an array, got {type(value).__name__}; "
-            "convert with jnp.asarray."
-        )
-    dtype = jnp.result_type(value)
-    integer = jnp.issubdtype(dtype, jnp.integer)
-    if name == "top_k" and not integer:
-        raise TypeError(
-            f"top_k must be an integer or an integer array, got {dtype}; "
-            "convert with int(top_k) or top_k.astype(jnp.int32)."
-        )
-    if not (integer or jnp.issubdtype(dtype, jnp.floating)):
-        raise TypeError(f"{name} must be a real number or array, got {dtype}; pass a float.")
-    shape = np.shape(value)
-    try:
-        fits = np.broadcast_shapes(shape, batch) == batch
-    except ValueError:
-        fits = False
-    if not fits:
-        raise ValueError(
-            f"{name} must broadcast to the batch shape {batch} of the logits, got shape {shape}; "
-            "pass a scalar or one value for each row."
-        )
-    if name == "top_k" or isinstance(value, jax.Array):
-        return  # a value on a device is never fetched: it has a documented result instead
+def check_setting(name: str, value: Any, batch: tuple[int, ...]) -> None:
+    """Raise unless a setting is a number, or an array that broadcasts to the batch, in range."""
+    check_number(name, value, batch, "integer" if name == "top_k" else "real")
     if name == "temperature":
-        valid, expected, cure = np.all(np.greater_equal(value, 0)), ">= 0", "0 is greedy"
-    else:
-        in_range = np.greater_equal(value, 0) & np.less_equal(value, 1)
-        valid, expected = np.all(in_range), "in [0, 1]"
+        check_range(name, value, lambda t: np.greater_equal(t, 0), ">= 0", "0 is greedy")
+    elif name != "top_k":
         cure = "None or 1 is off" if name == "top_p" else "None or 0 is off"
-    if not valid:
-        raise ValueError(f"{name} must be {expected}, got {value}; {cure}.")
+        check_range(name, value, is_share, "in [0, 1]", cure)
 
 
 def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -> RowSettings:
@@ -127,3 +105,30 @@ def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -
     return RowSettings(
         temperature.astype(jnp.float32), top_k, floats(settings.top_p), floats(settings.min_p)
     )
+
+
+def check_integers(name: str, value: Any, shape: tuple[int, ...]) -> None:
+    """Raise unless a value is an integer array of the batch shape, or an integer for a batch []."""
+    if not isinstance(value, int | np.generic | np.ndarray | jax.Array):
+        raise TypeError(
+            f"{name} must be an integer array, got {type(value).__name__}; "
+            "convert with jnp.asarray."
+        )
+    dtype = jnp.result_type(value)
+    if not jnp.issubdtype(dtype, jnp.integer):
+        raise TypeError(
+            f"{name} must be an integer array, got {dtype}; convert with {name}.astype(jnp.int32)."
+        )
+    if np.shape(value) != shape:
+        raise ValueError(
+            f"{name} must have shape {shape} to fit the logits, got shape {np.shape(value)}; "
+            "pass one for each row."
+        )
+
+
+def flat_ids(tokens: ArrayLike, vocabulary: int) -> Array:
+    """int32 [N] of tokens of any shape; -1 for what is no id."""
+    ids = jnp.asarray(tokens).reshape(-1)
+    # Before the comparison with V, which a narrow integer cannot hold.
+    ids = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
+    return jnp.where((ids >= 0) & (ids < vocabulary), ids.astype(jnp.int32), -1)

@@ -1,4 +1,4 @@
-"""Randomness: 64 bits a row, from one key for the batch or one key a row."""
+"""Randomness: 64 bits a draw, from one key for the batch or one key a row."""
 
 import math
 from typing import Any
@@ -32,16 +32,16 @@ def check_key(key: Any, batch: tuple[int, ...]) -> Array:
     return keys
 
 
-def random_bits(key: Array, batch: tuple[int, ...]) -> Array:
-    """uint32 [*batch, 2]; a row with a key of its own gets the same bits in any batch."""
+def random_bits(key: Array, batch: tuple[int, ...], each: tuple[int, ...] = ()) -> Array:
+    """uint32 [*batch, *each, 2]; a row with a key of its own gets the same bits in any batch."""
     if key.shape == ():
-        return jax.random.bits(key, (*batch, 2), jnp.uint32)
+        return jax.random.bits(key, (*batch, *each, 2), jnp.uint32)
 
     def row_bits(row: Array) -> Array:
-        return jax.random.bits(row, (2,), jnp.uint32)
+        return jax.random.bits(row, (*each, 2), jnp.uint32)
 
     keys = key.reshape(math.prod(batch))
     # JAX draws other bits from rbg keys under vmap than from each of them alone.
     is_threefry = "fry" in str(jax.random.key_impl(key))
     rows = jax.vmap(row_bits)(keys) if is_threefry else lax.map(row_bits, keys)
-    return rows.reshape(*batch, 2)
+    return rows.reshape(*batch, *each, 2)

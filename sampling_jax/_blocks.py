@@ -1,18 +1,35 @@
 """A vocabulary in chunks of 32 x 128 tokens: sums, and the token where a running sum ends."""
 
 from collections.abc import Callable
+from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
+from sampling_jax._checks import places
 from sampling_jax._wide import Wide
 
 ROWS, LANES = 32, 128
+STEP = 8  # rows reduced at once: a compiler unrolls that few, and works on whole lanes
 
-# uint32 weights of tokens, given their logits [N, ...] and their ids of a shape that broadcasts.
-Weigh = Callable[[Array, Array], Array]
+Weigh = Callable[[Array], Array]  # uint32 weights below 2**31 of clean logits [N, ...]
+
+
+class End(NamedTuple):
+    """Where a prefix ends: in are the logits above `value`, and the first `ties` equal to it."""
+
+    value: Array  # float32 [N]
+    ties: Array  # uint32 [N]
+
+
+class Prefix(NamedTuple):
+    """What is kept of chunks of logits."""
+
+    end: End
+    above: Wide  # wide [N, chunks], the weights of the logits above the end
+    tied: Array  # uint32 [N, chunks], how many logits are equal to the end
 
 
 def per_row(value: Array, like: Array) -> Array:
@@ -25,6 +42,7 @@ def to_chunks(x: Array) -> Array:
     n, v = x.shape
     lanes = min(v, LANES)
     rows = min(-(-v // lanes), ROWS)
+    rows = rows if rows <= STEP // 2 else -(-rows // STEP) * STEP
     chunks = -(-v // (rows * lanes))
     x = jnp.pad(x, ((0, 0), (0, chunks * rows * lanes - v)), constant_values=-jnp.inf)
     return x.reshape(n, chunks, rows, lanes)
@@ -35,43 +53,87 @@ def ids_of(x: Array) -> Array:
     return lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
 
 
+def sum_tokens(number: Wide) -> Wide:
+    """Wide [...] from [..., chunks, rows, lanes], in one pass."""
+    *shape, chunks, rows, lanes = number[0].shape
+    high, low = (part.reshape(*shape, chunks * rows, lanes) for part in number)
+    while (size := high.shape[-2]) > 2 * STEP:
+        if size % STEP:
+            padding = [(0, 0, 0)] * len(shape) + [(0, -size % STEP, 0), (0, 0, 0)]
+            high, low = (lax.pad(part, jnp.uint32(0), padding) for part in (high, low))
+        groups = (*shape, -(-size // STEP), STEP, lanes)
+        high, low = _wide.sums(high.reshape(groups), low.reshape(groups), axes=(-2,))
+    return _wide.add_up(_wide.add_up((high, low), axes=(-2,)), axes=(-1,))
+
+
 def chunk_sums(weights: Array) -> Wide:
     """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes]."""
-    rows = weights.shape[2]
-    if rows % 2 == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
-        weights = weights[:, :, : rows // 2] + weights[:, :, rows // 2 :]
-    (lanes,) = _wide.add_up(_wide.widen(weights), axes=(2,))
-    (sums,) = _wide.add_up(lanes, axes=(2,))
+    n, chunks, rows, lanes = weights.shape
+    axes: tuple[int, ...] = (2, 2)
+    if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
+        pairs = weights.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes)
+        weights = pairs[:, :, :, 0] + pairs[:, :, :, 1]
+        axes = (3, 2, 2)
+    sums = _wide.widen(weights)
+    for axis in axes:  # one at a time, or a compiler walks along the lanes one by one
+        sums = _wide.add_up(sums, axes=(axis,))
     return sums
 
 
 def chunk_counts(condition: Array) -> Array:
     """uint32 [N, chunks] of bool [N, chunks, rows, lanes]."""
-    # One axis at a time: a sum over the last axis of many numbers is slow on a CPU.
     columns = jnp.sum(condition, axis=2, dtype=jnp.uint32)
     return jnp.sum(columns, axis=2, dtype=jnp.uint32)
 
 
-def locate(weigh: Weigh, x: Array, sums: Wide, rest: Wide) -> Array:
-    """int32 [N]: the first id whose running sum of weights exceeds `rest`, given `chunk_sums`."""
+def all_above(value: Array, sums: Wide) -> Prefix:
+    """What is above a value [N], given what it weighs in each chunk."""
+    nothing = jnp.zeros_like(sums[0])
+    return Prefix(End(value, nothing[:, 0]), sums, nothing)
+
+
+def locate(
+    weigh: Weigh, x: Array, prefix: Prefix, rest: Wide, without: Array | None = None
+) -> Array:
+    """int32 [N]: the first id of a prefix whose running sum of weights exceeds `rest`.
+
+    Args:
+      weigh: as the prefix was weighed.
+      x: [N, chunks, rows, lanes], what it is a prefix of.
+      rest: wide [N], less than the weight of the prefix.
+      without: int32 [N, n], ids above the end that weigh nothing, and that the prefix leaves out;
+        -1 is none.
+    """
     _, _, rows, lanes = x.shape
-    chunk, rest = _pick(sums, rest)
-    inside = jax.vmap(lambda row, i: lax.dynamic_index_in_dim(row, i, keepdims=False))(x, chunk)
-    first = chunk * (rows * lanes)
-    ids = per_row(first, inside) + lax.iota(jnp.int32, rows * lanes).reshape(1, rows, lanes)
-    weights = _wide.widen(weigh(inside, ids))
-    row, rest = _pick(_wide.add_up(weights, axes=(2,))[0], rest)
-    high, low = (jnp.take_along_axis(w, row[:, None, None], axis=1)[:, 0, :] for w in weights)
-    lane, _ = _pick((high, low), rest)
-    return first + row * lanes + lane
+    end, above, tied = prefix
+    each = _wide.widen(weigh(end.value))
+    chunk, rest, ties = _descend(above, tied, each, end.ties, rest)
+    x = jax.vmap(lambda row, i: lax.dynamic_index_in_dim(row, i, keepdims=False))(x, chunk)
+    bound = per_row(end.value, x)
+    weights, is_tie = jnp.where(x > bound, weigh(x), 0), (x == bound).astype(jnp.uint32)
+    if without is not None:
+        gone = places(without - chunk[:, None] * (rows * lanes), rows * lanes)
+        weights = weights.reshape(-1, rows * lanes).at[gone].set(0).reshape(weights.shape)
+    sums = _wide.add_up(_wide.widen(weights), axes=(2,))
+    row, rest, ties = _descend(sums, jnp.sum(is_tie, axis=2, dtype=jnp.uint32), each, ties, rest)
+    weights, is_tie = (
+        jnp.take_along_axis(v, row[:, None, None], axis=1)[:, 0] for v in (weights, is_tie)
+    )
+    lane, _, _ = _descend(_wide.widen(weights), is_tie, each, ties, rest)
+    return (chunk * rows + row) * lanes + lane
 
 
-def _pick(sums: Wide, rest: Wide) -> tuple[Array, Wide]:
-    """Index [N] of the first running sum over `rest`, and what remains of `rest` before it."""
-    n = sums[0].shape[1]
-    before = ~_wide.greater(_wide.running_sum(sums), (rest[0][:, None], rest[1][:, None]))
-    # Running sums never fall: the last one not over `rest` is the sum of all `before` it.
-    index = jnp.minimum(jnp.sum(before, axis=1, dtype=jnp.int32), n - 1)
-    skipped = lax.iota(jnp.int32, n)[None, :] < index[:, None]
-    (done,) = _wide.add_up(_wide.keep(skipped, sums), axes=(1,))
-    return index, _wide.subtract(rest, done)
+def _descend(
+    above: Wide, tied: Array, each: Wide, ties: Array, rest: Wide
+) -> tuple[Array, Wide, Array]:
+    """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
+    position = lax.iota(jnp.int32, tied.shape[1])
+    is_before = (position[:, None] > position[None, :])[None]  # as n sums: they are one pass
+    earlier = jnp.sum(jnp.where(is_before, tied[:, None, :], 0), axis=2, dtype=jnp.uint32)
+    kept = jnp.minimum(ties[:, None] - jnp.minimum(ties[:, None], earlier), tied)
+    sums = _wide.carry(above[0] + each[0][:, None] * kept, above[1] + each[1][:, None] * kept)
+    # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
+    passed = ~_wide.greater(_wide.running_sum(sums), (rest[0][:, None], rest[1][:, None]))
+    parts = (passed.astype(jnp.uint32), kept, *sums)
+    index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
+    return index.astype(jnp.int32), _wide.subtract(rest, _wide.carry(*done)), ties - used

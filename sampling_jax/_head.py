@@ -8,12 +8,13 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
+from sampling_jax._blocks import End, Weigh
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
+from sampling_jax._tops import Tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide
 
-DEPTH = 4  # the tops kept of each column of 32 logits
-SHORT, LONG = 128, 256  # the length of a head, with top_k and without
+SIZE = 128  # the length of a head
 
 
 class Head(NamedTuple):
@@ -25,43 +26,20 @@ class Head(NamedTuple):
     floor: Array  # float32 [N]; -inf where there is nothing beyond
 
 
-class End(NamedTuple):
-    """Where a prefix ends, before ids are known: in are the logits above `value`, and `ties`."""
-
-    value: Array  # float32 [N]
-    ties: Array  # uint32 [N], how many logits equal to `value` are in
-
-
-def column_tops(x: Array) -> tuple[Array, Array]:
-    """The largest few of each column of x [N, chunks, rows, lanes], and what they may miss.
-
-    Returns:
-      float32 [N, chunks, <= DEPTH, lanes], and float32 [N]: every logit above it is in the former.
-    """
-    if x.shape[2] <= DEPTH:
-        return x, jnp.full(x.shape[:1], -jnp.inf, x.dtype)
-    tops = [jnp.full_like(x[:, :, 0], -jnp.inf)] * DEPTH
-    for row in range(x.shape[2]):
-        logit = x[:, :, row]
-        for i, top in enumerate(tops):
-            tops[i] = jnp.where(logit > top, logit, top)
-            logit = jnp.where(logit > top, top, logit)
-    # Without the barrier a compiler finds the tops again for each use of them.
-    result = lax.optimization_barrier(jnp.stack(tops, axis=2))
-    return result, jnp.max(result[:, :, -1], axis=(1, 2))
-
-
-def head_of(tops: Array, floor: Array, row: Row, size: int) -> Head:
-    """The head of a ranking, from `column_tops`."""
+def head_of(tops: Tops, weigh: Weigh) -> Head:
+    """The head of a ranking."""
     # Largest first, which spares the partial sort of lax.top_k most of its work.
-    candidates = jnp.moveaxis(tops, 2, 1).reshape(tops.shape[0], math.prod(tops.shape[1:]))
-    size = min(size, candidates.shape[1])
+    n, *shape = tops.logits.shape
+    candidates = jnp.moveaxis(tops.logits, 2, 1).reshape(n, math.prod(shape))
+    size = min(SIZE, candidates.shape[1])
     # A slice of its result would make XLA sort instead; behind a barrier it cannot.
     logits = lax.optimization_barrier(lax.top_k(candidates, size)[0])
-    known = logits > floor[:, None]
-    weights = jnp.where(known, row_weights(row, logits), 0)
+    known = logits > tops.floor[:, None]
+    weights = jnp.where(known, weigh(logits), 0)
     # Beyond the last of a full head there may be more, down to its own value.
-    floor = jnp.maximum(floor, logits[:, -1]) if size < candidates.shape[1] else floor
+    floor = tops.floor
+    if size < candidates.shape[1]:
+        floor = jnp.maximum(floor, logits[:, -1])
     return Head(logits, weights, jnp.sum(known, axis=1, dtype=jnp.int32), floor)
 
 
@@ -84,7 +62,7 @@ def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tup
         length = jnp.where(k_on, jnp.minimum(settings.top_k, length), length)
     if settings.top_p is not None:
         is_last = position == length[:, None] - 1
-        (survivors,) = _wide.add_up(_wide.keep(is_last, running), axes=(1,))
+        survivors = _wide.add_up(_wide.keep(is_last, running), axes=(1,))
         target = top_p_target(settings.top_p, _wide.select(length <= size, survivors, total))
         short = _wide.greater((target[0][:, None], target[1][:, None]), running)
         reached = jnp.sum(short, axis=1, dtype=jnp.int32) + 1

@@ -8,8 +8,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
-from sampling_jax._blocks import ids_of, to_chunks
-from sampling_jax._prefix import find_cut, inside
+from sampling_jax._blocks import to_chunks
+from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, scale
 
@@ -159,7 +159,7 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
         return logits.astype(jnp.float32)
     flat = flat_settings(settings, tuple(batch), vocabulary)
     x = logits.reshape(-1, vocabulary).astype(jnp.float32)
-    keep = _kept_rows(*lax.stop_gradient((x, flat)))
+    keep = kept_rows(*lax.stop_gradient((x, flat)))
     infinite = keep & (x == jnp.inf)
     any_infinite = jnp.any(infinite, axis=1, keepdims=True)
     # Zeros where nothing is kept: a gradient through -inf would be NaN.
@@ -179,14 +179,14 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
 
 
 @fold_vmap
-def _kept_rows(logits: Array, settings: RowSettings) -> Array:
+def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
-    x = to_chunks(clean(logits))
+    x = lax.optimization_barrier(to_chunks(clean(logits)))
     settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
     row = Row(top, scale(settings.temperature))
     # A greedy row keeps one token: its other filters keep that token whatever they are.
     greedy = is_greedy(settings.temperature)
     top_k = 0 if settings.top_k is None else settings.top_k
-    cut, _ = find_cut(x, row, settings._replace(top_k=jnp.where(greedy, 1, top_k)))
-    keep = inside(cut, x, ids_of(x)) & (x > -jnp.inf)
+    prefix = find_prefix(x, row, settings._replace(top_k=jnp.where(greedy, 1, top_k)))
+    keep: Array = kept(x, prefix) & (x > -jnp.inf)
     return keep.reshape(logits.shape[0], -1)[:, : logits.shape[1]]

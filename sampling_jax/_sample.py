@@ -1,5 +1,7 @@
 """One token for each row of logits."""
 
+from typing import NamedTuple
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -8,8 +10,8 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import chunk_sums, locate, to_chunks
-from sampling_jax._prefix import find_cut, inside
+from sampling_jax._blocks import End, Prefix, all_above, chunk_sums, locate, to_chunks
+from sampling_jax._prefix import find_prefix, mass
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
 
@@ -96,21 +98,44 @@ def _sample(key: Array, logits: Array, settings: Settings) -> Array:
 @fold_vmap
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
-    x = to_chunks(clean(logits))
-    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
+    return draw(bits, keep(logits, settings))
+
+
+class Kept(NamedTuple):
+    """What there is to draw from in N rows."""
+
+    x: Array  # float32 [N, chunks, rows, lanes], clean logits
+    row: Row
+    greedy: Array  # bool [N]
+    prefix: Prefix
+
+
+def keep(logits: Array, settings: RowSettings) -> Kept:
+    """What settings [N] keep of logits [N, V]."""
+    x = lax.optimization_barrier(to_chunks(clean(logits)))  # or each pass cleans it again
+    tops = jnp.max(x, axis=(2, 3))  # of each chunk
+    settings, top = alike((settings, jnp.max(tops, axis=1)))
     row = Row(top, scale(settings.temperature))
-    if settings.top_k is settings.top_p is settings.min_p is None:
-        cut = None
-        sums = chunk_sums(row_weights(row, x))
-    else:
-        cut, sums = find_cut(x, row, settings)
+    greedy = is_greedy(settings.temperature)
 
-    def weigh(x: Array, ids: Array) -> Array:
-        w = row_weights(row, x)
-        return w if cut is None else jnp.where(inside(cut, x, ids), w, 0)
+    def only_greedy() -> Prefix:
+        is_top = (tops == top[:, None]).astype(jnp.uint32)
+        ties = jnp.full_like(top, x[:1].size, jnp.uint32)
+        return Prefix(End(top, ties), (jnp.zeros_like(is_top), jnp.zeros_like(is_top)), is_top)
 
+    def any_settings() -> Prefix:
+        if not (settings.top_k is settings.top_p is settings.min_p is None):
+            return find_prefix(x, row, settings)
+        return all_above(jnp.full_like(top, -jnp.inf), chunk_sums(row_weights(row, x)))
+
+    return Kept(x, row, greedy, lax.cond(jnp.all(greedy), only_greedy, any_settings))
+
+
+def draw(bits: Array, kept: Kept) -> Array:
+    """int32 [N] from bits [N, 2]."""
+    x, row, greedy, prefix = kept
     # A greedy row weighs only its largest logits; with no randomness it takes the first of them.
-    bits = jnp.where(is_greedy(settings.temperature)[:, None], jnp.uint32(0), bits)
-    (total,) = _wide.add_up(sums, axes=(1,))
-    token = locate(weigh, x, sums, _wide.fraction(bits, total))
+    bits = jnp.where(greedy[:, None], jnp.uint32(0), bits)
+    rest = _wide.fraction(bits, mass(prefix, row))
+    token = locate(lambda x: row_weights(row, x), x, prefix, rest)
     return jnp.where(row.top > -jnp.inf, token, -1)

@@ -1,107 +1,184 @@
 """The one selection primitive: the shortest prefix of a ranking whose weights reach a target."""
 
-from typing import NamedTuple
-
+import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 
 from sampling_jax import _wide
+from sampling_jax._blocks import Weigh, per_row, sum_tokens
+from sampling_jax._bracket import (
+    Bracket,
+    after,
+    before,
+    is_open,
+    learn,
+    missing,
+    pivots_of,
+    rank,
+    value_of,
+)
+from sampling_jax._head import head_of
+from sampling_jax._tops import Tops, column_tops
 from sampling_jax._wide import Wide
 
-PIVOTS = 6
-LARGEST = np.finfo(np.float32).max
-INT_MIN, INT_MAX = -(2**31), 2**31 - 1
-
-
-def rank(x: Array) -> Array:
-    """int32 in the order of the floats."""
-    bits = lax.bitcast_convert_type(x, jnp.int32)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
-
-
-def value_of(ranks: Array) -> Array:
-    """The float32 of a rank."""
-    return lax.bitcast_convert_type(ranks ^ ((ranks >> 31) & 0x7FFFFFFF), jnp.float32)
-
-
-class Bracket(NamedTuple):
-    """What is known of the end of a prefix: it is a number of rank `low` or more, below `high`."""
-
-    low: Array  # int32 [N]; the weights of all of this rank or more reach the target
-    high: Array  # int32 [N]
-    above: Wide  # wide [N], the weights of all of rank `high` or more, which do not reach it
+FEW = 512  # so many of a ranking are surely among the tops of its columns, if they are spread
+FEWER = 64  # and so many in a head
+ROUNDS = 4  # passes over the same logits before a closer look at the first of them
 
 
 def shortest_prefix(
-    x: Array, weights: Array, target: Wide, bracket: Bracket, wanted: Array
+    x: Array, tops: Tops, weigh: Weigh, target: Wide, least: Array, wanted: Array
 ) -> tuple[Array, Wide]:
-    """Where the shortest prefix of x [N, M, L] that reaches a target ends.
+    """Where the shortest prefix of x [N, chunks, rows, lanes] that reaches a target ends.
 
-    Each round weighs what lies above a few pivots inside a bracket of ranks, in one pass, and
-    tightens the bracket to what occurs in it, so that ties end the search too.
+    Passes over the tops of columns, or over all logits if the prefix goes below those, narrow it
+    down until what is left above its end fits into a head.
 
     Args:
-      x: float32, no NaN.
-      weights: uint32 [N, M, L]; M is at most 2**13.
-      target: wide [N].
-      bracket: what is known of the end at the start.
+      x: clean logits.
+      tops: those of x.
+      weigh: gives weights that are never less for a larger logit, but for rounding.
+      target: wide [N], more than 0.
+      least: float32 [N], a number that the prefix does not go below.
       wanted: bool [N]; other rows cost nothing and give anything.
 
     Returns:
       float32 [N], the largest number such that the weights of all from it upwards reach the
       target; wide [N], the weights of all above it.
     """
+    high = jnp.max(rank(tops.logits), axis=(1, 2, 3)) + 1
+    low = jnp.where(wanted, jnp.minimum(rank(least), high - 1), high - 1)
+    nothing = _wide.keep(low > high, target)  # zeros that vary over devices as the target does
+    bracket = Bracket(low, high, _wide.add(target, target), nothing)
 
-    def unfinished(bracket: Bracket) -> Array:
-        return jnp.any(bracket.low + 1 < bracket.high)
-
-    def tighten(bracket: Bracket) -> Bracket:
-        low, high, above = bracket
-        is_open = low + 1 < high
-        pivots = _pivots(low, high)
-        ranks = rank(x)
-        parts: list[Array] = []
-        for pivot in pivots:
-            parts += _wide.widen(jnp.where(ranks >= pivot[:, None, None], weights, 0))
-        occurs = (ranks >= low[:, None, None]) & (ranks < high[:, None, None])
-        masses, least, greatest = _reduce(
-            parts, jnp.where(occurs, ranks, INT_MAX), jnp.where(occurs, ranks, INT_MIN)
+    def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
+        # One round at least, which settles a number that has many ties.
+        bracket = _narrow(bracket, x, weigh, target, nothing, (1, FEW), is_open(bracket))
+        is_left = x <= per_row(value_of(before(bracket.high)), x)
+        # A branch, so that what is left is in memory: the tops of that are found fast.
+        left = lax.cond(
+            jnp.any(is_open(bracket)),
+            lambda: jnp.where(is_left, x, -jnp.inf),
+            lambda: jnp.where(is_left, x, x),  # varies over devices as the other does
         )
-        low = jnp.where(is_open, least, low)
-        high = jnp.where(is_open, greatest + 1, high)
-        for pivot, mass in zip(pivots, masses, strict=True):
-            missed = is_open & _wide.greater(target, mass)
-            low = jnp.where(is_open & ~missed, jnp.maximum(low, pivot), low)
-            high = jnp.where(missed, jnp.minimum(high, pivot), high)
-            above = _wide.select(missed & _wide.greater(mass, above), mass, above)
-        return Bracket(low, high, above)
+        return bracket, column_tops(left)
 
-    low = jnp.where(wanted, bracket.low, bracket.high)
-    result = lax.while_loop(unfinished, tighten, bracket._replace(low=low))
+    def unfinished(state: tuple[Bracket, Tops]) -> Array:
+        return jnp.any(is_open(state[0]))
+
+    def body(state: tuple[Bracket, Tops]) -> tuple[Bracket, Tops]:
+        bracket, tops = state
+        bracket = _settle(bracket, tops, weigh, target)
+        result: tuple[Bracket, Tops]
+        result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b: (b, tops), bracket)
+        return result
+
+    bracket, _ = lax.while_loop(unfinished, body, (bracket, tops))
+    return value_of(bracket.low), bracket.above
+
+
+def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket:
+    """Close the bracket where the prefix ends among tops of it; else lower it below them."""
+    logits, floor = tops
+    known = jnp.where(logits > per_row(floor, logits), logits, -jnp.inf)
+    base = bracket.above
+    weights = jnp.where(known > -jnp.inf, weigh(known), 0)
+    mass = _wide.add(base, sum_tokens(_wide.widen(weights)))
+    is_inside = is_open(bracket) & ~_wide.greater(target, mass)
+    bracket = learn(bracket, after(rank(floor)), mass, target)
+
+    def column(number: Wide) -> Wide:
+        return number[0][:, None], number[1][:, None]
+
+    def close(bracket: Bracket) -> Bracket:
+        bracket = _narrow(bracket, known, weigh, target, base, (0, FEWER), is_inside)
+        is_left = known <= per_row(value_of(before(bracket.high)), known)
+        head = head_of(Tops(jnp.where(is_left, known, -jnp.inf), floor), weigh)
+        running = _wide.add(column(bracket.above), _wide.running_sum(_wide.widen(head.weights)))
+        short = _wide.greater(column(target), running)
+        count = jnp.sum(short, axis=1, dtype=jnp.int32)
+        position = lax.iota(jnp.int32, short.shape[1])[None, :]
+        value = jnp.min(jnp.where(position <= count[:, None], head.logits, jnp.inf), axis=1)
+
+        def weigh_above(value: Array) -> Wide:
+            # Not of all in the head: the last of them may have ties beyond it.
+            weights = jnp.where(head.logits > value[:, None], head.weights, 0)
+            return _wide.add(bracket.above, _wide.add_up(_wide.widen(weights), axes=(1,)))
+
+        closed = bracket._replace(low=rank(value), high=rank(value) + 1, above=weigh_above(value))
+        result = learn(bracket, after(rank(head.floor)), weigh_above(head.floor), target)
+        result = _where(count < head.length, closed, result)
+        return _where(is_inside, result, bracket)
+
+    result: Bracket = lax.cond(jnp.any(is_inside), close, lambda b: b, bracket)
+    return result
+
+
+def _narrow(
+    bracket: Bracket,
+    x: Array,
+    weigh: Weigh,
+    target: Wide,
+    base: Wide,
+    until: tuple[int, int],
+    wanted: Array,
+) -> Bracket:
+    """Tighten brackets in the rows bool [N] that want it.
+
+    Args:
+      until: how many rounds at least, and the number of logits above the end that is few enough.
+      x: clean logits [N, chunks, rows, lanes], all of those in the bracket at least.
+      base: wide [N], the weights of all logits above the bracket that x does not hold.
+    """
+    weights = jnp.where(x > -jnp.inf, weigh(x), 0)
+
+    def unfinished(state: tuple[Bracket, Array]) -> Array:
+        bracket, rounds = state
+        each = weigh(value_of(bracket.low)).astype(jnp.float32)
+        is_far = missing(bracket, target) > until[1] * each
+        goes_on = is_open(bracket) & (is_far | (rounds < until[0]))
+        return jnp.any(wanted & goes_on) & (rounds < ROUNDS)
+
+    def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
+        bracket, rounds = state
+        result = _weigh_pivots(bracket, x, weights, target, base, rounds)
+        return _where(wanted, result, bracket), rounds + 1
+
+    result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
+    return result
+
+
+def _weigh_pivots(
+    bracket: Bracket, x: Array, weights: Array, target: Wide, base: Wide, rounds: Array
+) -> Bracket:
+    """Weigh what lies above a few pivots in a bracket, in one pass."""
+    pivots = pivots_of(bracket, target, rounds)
+    bounds = value_of(pivots).reshape(*pivots.shape, 1, 1, 1)
+    masses = sum_tokens(_wide.widen(jnp.where(x[:, None] >= bounds, weights[:, None], 0)))
+    for i in range(pivots.shape[1]):
+        mass = _wide.add(base, (masses[0][:, i], masses[1][:, i]))
+        bracket = learn(bracket, pivots[:, i], mass, target)
+    return bracket
+
+
+def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array, Wide]:
+    """As `shortest_prefix`, for weights uint32 of the shape of x that x alone does not tell."""
+    least = rank(jnp.min(jnp.where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
+    high = rank(jnp.max(x, axis=(1, 2, 3))) + 1
+    low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
+    nothing = _wide.keep(low > high, target)
+    start = Bracket(low, high, _wide.add(target, target), nothing)
+
+    def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
+        bracket, rounds = state
+        return _weigh_pivots(bracket, x, weights, target, nothing, rounds), rounds + 1
+
+    result, _ = lax.while_loop(
+        lambda state: jnp.any(is_open(state[0])), body, (start, jnp.int32(0))
+    )
     return value_of(result.low), result.above
 
 
-def _pivots(low: Array, high: Array) -> list[Array]:
-    """Ranks in (low, high): even in value, which is soon, and the middle rank, which ends."""
-    middle = low + ((high - low).astype(jnp.uint32) >> 1).astype(jnp.int32)
-    first, last = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
-    shares = [i / PIVOTS for i in range(1, PIVOTS)]
-    even = [rank(first * (1 - share) + last * share) for share in shares]
-    return [jnp.clip(p, low + 1, jnp.maximum(high - 1, low + 1)) for p in (middle, *even)]
-
-
-def _reduce(parts: list[Array], least: Array, greatest: Array) -> tuple[list[Wide], Array, Array]:
-    """Sums of all parts, the minimum and the maximum, over all axes but the first."""
-
-    def combine(a: list[Array], b: list[Array]) -> list[Array]:
-        sums = [x + y for x, y in zip(a[:-2], b[:-2], strict=True)]
-        return [*sums, jnp.minimum(a[-2], b[-2]), jnp.maximum(a[-1], b[-1])]
-
-    start = [jnp.uint32(0)] * len(parts) + [jnp.int32(INT_MAX), jnp.int32(INT_MIN)]
-    operands = [*parts, least, greatest]
-    for _ in range(2):
-        *sums, least, greatest = lax.reduce(operands, start, combine, (1,))
-        wide = [_wide.carry(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
-        operands = [*(part for pair in wide for part in pair), least, greatest]
-    return wide, least, greatest
+def _where(condition: Array, a: Bracket, b: Bracket) -> Bracket:
+    result: Bracket = jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
+    return result

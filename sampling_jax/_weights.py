@@ -19,8 +19,8 @@ class Row(NamedTuple):
 def clean(logits: Array) -> Array:
     """float32 logits; NaN counts as -inf, subnormal numbers (and -0) as 0."""
     x = logits.astype(jnp.float32)
-    x = jnp.where(jnp.abs(x) < SMALLEST_NORMAL, jnp.float32(0), x)
-    return jnp.where(jnp.isnan(x), jnp.float32(-jnp.inf), x)
+    is_nan_or_tiny = ~(jnp.abs(x) >= SMALLEST_NORMAL)
+    return jnp.where(is_nan_or_tiny, jnp.where(jnp.isnan(x), -jnp.inf, jnp.float32(0)), x)
 
 
 def is_greedy(temperature: Array) -> Array:
@@ -28,16 +28,16 @@ def is_greedy(temperature: Array) -> Array:
     return ~(temperature > GREEDY)
 
 
-def scale(temperature: Array) -> Array:
-    """log2(e) / temperature in float32, correctly rounded; inf where greedy.
+def divide(numerator: Array, divisor: Array) -> Array:
+    """float32 numerator / divisor, correctly rounded; 0 where that is subnormal.
 
-    By long division of the mantissas: float division is not exact on every accelerator.
+    Both are normal and positive, or the divisor inf. By long division of the mantissas: float
+    division is not exact on every accelerator.
     """
-    pattern = lax.bitcast_convert_type(temperature, jnp.uint32)
-    divisor = (pattern & 0x7FFFFF) | 0x800000
-    numerator = int(LOG2_E.view("uint32")) & 0x7FFFFF | 0x800000
-    smaller = (divisor > numerator).astype(jnp.uint32)
-    rest = jnp.uint32(numerator) << smaller
+    above, below = (lax.bitcast_convert_type(v, jnp.uint32) for v in (numerator, divisor))
+    rest, divisor = ((v & 0x7FFFFF) | 0x800000 for v in (above, below))
+    smaller = (divisor > rest).astype(jnp.uint32)
+    rest = rest << smaller
     quotient = rest // divisor
     for _ in range(3):  # 24 bits after the leading one: the last is the rounding bit
         rest = (rest % divisor) << 8
@@ -45,12 +45,16 @@ def scale(temperature: Array) -> Array:
     sticky = (rest % divisor > 0).astype(jnp.uint32)
     half, odd = quotient & 1, (quotient >> 1) & 1
     mantissa = (quotient >> 1) + (half & (sticky | odd))
-    exponent = 254 - (pattern >> 23).astype(jnp.int32) - smaller.astype(jnp.int32)
+    exponent = 127 + ((above >> 23) - (below >> 23) - smaller).astype(jnp.int32)
     # The leading one of the mantissa adds 1 to the exponent below it.
     bits = ((exponent - 1).astype(jnp.uint32) << 23) + mantissa
-    result = lax.bitcast_convert_type(bits, jnp.float32)
-    result = jnp.where(exponent >= 1, result, jnp.float32(0))
-    return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), result)
+    return jnp.where(exponent >= 1, lax.bitcast_convert_type(bits, jnp.float32), jnp.float32(0))
+
+
+def scale(temperature: Array) -> Array:
+    """log2(e) / temperature in float32, correctly rounded; inf where greedy."""
+    quotient = divide(jnp.full_like(temperature, LOG2_E), temperature)
+    return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), quotient)
 
 
 def row_weights(row: Row, x: Array) -> Array:

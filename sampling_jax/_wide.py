@@ -29,17 +29,22 @@ def carry(high: Array, low: Array) -> Wide:
     return high + (low >> LOW_BITS), low & LOW_MASK
 
 
-def add_up(*numbers: Wide, axes: tuple[int, ...]) -> list[Wide]:
-    """Sums over axes of at most 2**13 terms in all, in one pass over all the numbers."""
-    parts = [part for number in numbers for part in number]
+def sums(*parts: Array, axes: tuple[int, ...]) -> list[Array]:
+    """Sums of uint32 over axes, in one pass over all the parts."""
+    start = [jnp.uint32(0)] * len(parts)
     axes = tuple(range(parts[0].ndim)[axis] for axis in axes)
-    sums = lax.reduce(
-        parts,
-        [jnp.uint32(0)] * len(parts),
-        lambda a, b: [x + y for x, y in zip(a, b, strict=True)],
-        axes,
-    )
-    return [carry(*pair) for pair in zip(sums[::2], sums[1::2], strict=True)]
+    result: list[Array] = lax.reduce(list(parts), start, _add_each, axes)
+    return result
+
+
+def _add_each(a: list[Array], b: list[Array]) -> list[Array]:
+    return [x + y for x, y in zip(a, b, strict=True)]
+
+
+def add_up(number: Wide, axes: tuple[int, ...]) -> Wide:
+    """The sum over axes of at most 2**13 terms in all."""
+    high, low = sums(*number, axes=axes)
+    return carry(high, low)
 
 
 def running_sum(number: Wide) -> Wide:
@@ -48,7 +53,7 @@ def running_sum(number: Wide) -> Wide:
     position = lax.iota(jnp.int32, n)
     before = (position[:, None] >= position[None, :])[None]
     high, low = number
-    return add_up(keep(before, (high[:, None, :], low[:, None, :])), axes=(2,))[0]
+    return add_up(keep(before, (high[:, None, :], low[:, None, :])), axes=(2,))
 
 
 def add(a: Wide, b: Wide) -> Wide:

@@ -10,8 +10,8 @@ from hypothesis.extra import numpy as hnp
 from inputs import on_device
 
 from sampling_jax import _wide, reference
+from sampling_jax._bracket import rank, value_of
 from sampling_jax._filters import min_p_threshold
-from sampling_jax._search import rank, value_of
 from sampling_jax._weights import Row, clean, row_weights, scale
 
 N = 64
@@ -77,8 +77,8 @@ def test_products_and_quotients(count, each, rest):
 
 def test_a_full_row_adds_up():
     largest = jnp.full((1, 2**13, 128), reference.HEAVIEST, jnp.uint32)
-    (lanes,) = _wide.add_up(_wide.widen(largest), axes=(1,))
-    (total,) = _wide.add_up(lanes, axes=(1,))
+    lanes = _wide.add_up(_wide.widen(largest), axes=(1,))
+    total = _wide.add_up(lanes, axes=(1,))
     assert unwide(total) == [reference.HEAVIEST * 2**20]
 
 

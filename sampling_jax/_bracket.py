@@ -1,0 +1,89 @@
+"""What a search knows of the end of a prefix: two floats that it lies between."""
+
+from typing import NamedTuple
+
+import jax.numpy as jnp
+import numpy as np
+from jax import Array, lax
+
+from sampling_jax import _wide
+from sampling_jax._wide import Wide
+from sampling_jax.reference import SMALLEST_NORMAL
+
+LARGEST = np.finfo(np.float32).max
+NEAR = 1 / 16  # how far from a guess a search looks, as a share of the bracket
+
+
+class Bracket(NamedTuple):
+    """The end of a prefix is a number of rank `low` or more, below `high`."""
+
+    low: Array  # int32 [N]
+    high: Array  # int32 [N]
+    reached: Wide  # wide [N], the weights of all of rank `low` or more, which reach the target
+    above: Wide  # wide [N], the weights of all of rank `high` or more, which do not
+
+
+def rank(x: Array) -> Array:
+    """int32 in the order of the floats."""
+    bits = lax.bitcast_convert_type(x, jnp.int32)
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+
+
+def value_of(ranks: Array) -> Array:
+    """The float32 of a rank."""
+    return lax.bitcast_convert_type(ranks ^ ((ranks >> 31) & 0x7FFFFFFF), jnp.float32)
+
+
+def after(ranks: Array) -> Array:
+    """The next rank that a clean logit can have: subnormal numbers have none."""
+    tiny = int(SMALLEST_NORMAL.view(np.int32))
+    return jnp.where((ranks >= 0) & (ranks < tiny), tiny, ranks + 1)
+
+
+def before(ranks: Array) -> Array:
+    """The rank before, of those that a clean logit can have."""
+    tiny = int(SMALLEST_NORMAL.view(np.int32))
+    last = ranks - 1
+    last = jnp.where((last < 0) & (last > ~tiny), ~tiny, last)
+    return jnp.where((last > 0) & (last < tiny), 0, last)
+
+
+def is_open(bracket: Bracket) -> Array:
+    """Bool [N]: whether more than one number is left."""
+    return after(bracket.low) < bracket.high
+
+
+def learn(bracket: Bracket, pivot: Array, mass: Wide, target: Wide) -> Bracket:
+    """Tighten a bracket, given the weights of all of rank `pivot` or more."""
+    low, high, reached, above = bracket
+    is_missed = _wide.greater(target, mass)
+    raises = ~is_missed & (pivot > low) & is_open(bracket)
+    lowers = is_missed & (pivot < high) & is_open(bracket)
+    return Bracket(
+        jnp.where(raises, pivot, low),
+        jnp.where(lowers, pivot, high),
+        _wide.select(raises, mass, reached),
+        _wide.select(lowers, mass, above),
+    )
+
+
+def missing(bracket: Bracket, target: Wide) -> Array:
+    """float32 [N], about the weight to come below the bracket."""
+    return _wide.approximate(_wide.subtract(target, bracket.above))
+
+
+def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
+    """Ranks int32 [N, 3] in a bracket: two about a guess by value, and one that ends a search.
+
+    That is the middle rank; in the first round it is the last rank, which may have many ties.
+    """
+    low, high, reached, above = bracket
+    half = ((high - low).astype(jnp.uint32) >> 1).astype(jnp.int32)
+    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
+    guess = missing(bracket, target) / jnp.maximum(
+        _wide.approximate(_wide.subtract(reached, above)), 1
+    )
+    shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
+    near = (rank(bottom * share + top * (1 - share)) for share in shares)
+    pivots = jnp.stack([jnp.where(rounds == 0, high - 1, low + half), *near], axis=1)
+    return after(jnp.clip(pivots, low[:, None] + 1, high[:, None] - 1) - 1)

@@ -1,0 +1,49 @@
+"""The largest few of each column: where nearly every prefix that is kept ends."""
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+DEPTH = 4  # the tops kept of each column of 32 logits
+
+
+class Tops(NamedTuple):
+    """The largest few of each column of logits: all of them above `floor`."""
+
+    logits: Array  # float32 [N, chunks, <= DEPTH, lanes]
+    floor: Array  # float32 [N]; -inf where there is nothing beyond
+
+
+def column_tops(x: Array) -> Tops:
+    """The tops of x [N, chunks, rows, lanes]."""
+    rows = x.shape[2]
+    if rows <= DEPTH:
+        return Tops(x, jnp.full_like(x[:, 0, 0, 0], -jnp.inf))
+    # One reduce over sorted quarters of a column: as separate results, each would cost as much.
+    quarters = _sort([x[:, :, i * rows // 4 : (i + 1) * rows // 4] for i in range(4)])
+    start = [jnp.float32(-jnp.inf)] * DEPTH
+    tops = jnp.stack(lax.reduce(quarters, start, _largest, (2,)), axis=2)
+    return Tops(tops, jnp.max(tops[:, :, -1], axis=(1, 2)))
+
+
+def _exchange(x: list[Array], i: int, j: int) -> None:
+    """Let x[i] >= x[j]."""
+    is_greater = x[i] > x[j]
+    x[i], x[j] = jnp.where(is_greater, x[i], x[j]), jnp.where(is_greater, x[j], x[i])
+
+
+def _sort(x: list[Array]) -> list[Array]:
+    """Four arrays, sorted element by element, the largest first."""
+    for i, j in ((0, 1), (2, 3), (0, 2), (1, 3), (1, 2)):
+        _exchange(x, i, j)
+    return x
+
+
+def _largest(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
+    """The four largest of two sorted fours, sorted."""
+    x = [jnp.where(m > n, m, n) for m, n in zip(a, reversed(b), strict=True)]
+    for i, j in ((0, 2), (1, 3), (0, 1), (2, 3)):
+        _exchange(x, i, j)
+    return x

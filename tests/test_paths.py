@@ -1,0 +1,145 @@
+"""Every path of the search gives the tokens of the specification, on input that forces it."""
+
+import jax
+import jax.numpy as jnp
+import ml_dtypes
+import numpy as np
+import pytest
+from inputs import make_logits, on_device
+from scipy.stats import norm
+
+from sampling_jax import reference, sample
+from sampling_jax._arguments import Settings, flat_settings
+from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._head import end_in_head, head_of
+from sampling_jax._prefix import find_prefix
+from sampling_jax._tops import column_tops
+from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._wide import add_up
+
+V, ROWS = 20000, 4
+
+
+def levels(rng):
+    """A few numbers with many ties each, as bfloat16 logits have."""
+    return rng.normal(size=(ROWS, V)).astype(ml_dtypes.bfloat16).astype(np.float32)
+
+
+def contiguous(rng):
+    """The largest lie side by side, many in one column of a chunk."""
+    return np.zeros((ROWS, 1), np.float32) - np.linspace(0, 9, V, dtype=np.float32)
+
+
+def masked(rng):
+    """Most are at a finite number far below, as hand-written masks put them."""
+    x = 2 * rng.normal(size=(ROWS, V))
+    return np.where(rng.random(x.shape) < 0.9, -1e9, x).astype(np.float32)
+
+
+NORMAL = 2 * norm.ppf((np.arange(V) + 0.5) / V)[::-1].astype(np.float32)
+MASS = np.cumsum(np.exp(NORMAL, dtype=np.float64)) / np.sum(np.exp(NORMAL, dtype=np.float64))
+BELOW_HEAD = 138  # a rank that the head does not reach, and the tops do
+
+
+def spread(rng):
+    """The same normal numbers in each row, in another order."""
+    return rng.permuted(np.broadcast_to(NORMAL, (ROWS, V)), axis=1)
+
+
+# name of a path: logits, settings, and where each row must end
+PATHS = {
+    "head, top_k": (spread, {"top_k": 50}, "head"),
+    "head, top_p": (spread, {"temperature": 0.3, "top_p": 0.5}, "head"),
+    "head, min_p": (spread, {"min_p": 0.2}, "head"),
+    "head, all three": (spread, {"top_k": 100, "top_p": 0.9, "min_p": 0.01}, "head"),
+    "tops, top_k": (spread, {"top_k": BELOW_HEAD}, "tops"),
+    "tops, top_p": (spread, {"top_p": MASS[BELOW_HEAD]}, "tops"),
+    "tops, both": (spread, {"top_k": BELOW_HEAD, "top_p": 0.999}, "tops"),
+    "tops, min_p": (spread, {"min_p": np.exp(NORMAL[BELOW_HEAD] - NORMAL[0])}, "tops"),
+    "all, top_k": (spread, {"top_k": 9000}, "all"),
+    "all, top_p": (spread, {"top_p": 0.9}, "all"),
+    "all, both": (spread, {"top_k": 15000, "top_p": 0.97}, "all"),
+    "all, min_p": (spread, {"min_p": 1e-5}, "all"),
+    "all, all three": (spread, {"top_k": 15000, "top_p": 0.999, "min_p": 1e-4}, "all"),
+    "all, side by side": (contiguous, {"top_p": 0.9}, "all"),
+    "all, side by side, top_k": (contiguous, {"top_k": 700}, "all"),
+    "all, levels, top_k": (levels, {"top_k": 5000}, "all"),
+    "all, levels, top_p": (levels, {"top_p": 0.7}, "all"),
+    "all, masked": (masked, {"top_k": 1990}, "all"),
+    "all, into the mask": (masked, {"top_k": 5000, "temperature": 1e9}, "all"),
+    "all, top_p into the mask": (masked, {"top_p": 0.9, "temperature": 1e9}, "all"),
+}
+
+
+def where_rows_end(x, settings):
+    """Which of head, tops or all tokens settles each row."""
+    flat = flat_settings(Settings(**{"temperature": 1.0, **settings}), x.shape[:1], x.shape[1])
+    chunks = to_chunks(clean(jnp.asarray(x)))
+    row = Row(jnp.max(chunks, axis=(1, 2, 3)), scale(flat.temperature))
+    tops = column_tops(chunks)
+    total = add_up(chunk_sums(row_weights(row, chunks)), axes=(1,))
+    _, is_known = end_in_head(head_of(tops, lambda v: row_weights(row, v)), row, flat, total)
+    value = find_prefix(chunks, row, flat).end.value
+    return np.where(is_known, "head", np.where(value > tops.floor, "tops", "all"))
+
+
+@pytest.mark.parametrize("name", PATHS)
+def test_each_path(name):
+    make, settings, expected = PATHS[name]
+    x = make(np.random.default_rng(0))
+    assert (where_rows_end(x, settings) == expected).all()
+    for seed in range(3):
+        key = jax.random.key(seed)
+        tokens = reference.sample(key, x, **{"temperature": 1.0, **settings})
+        np.testing.assert_array_equal(sample(key, x, **settings), tokens)
+
+
+def test_more_ties_than_a_head_holds():
+    """All tokens are among the tops, and the end is a number with more ties than fit the head."""
+    x = np.random.default_rng(0).permuted(
+        np.repeat(np.array([1.5, 1.0], np.float32), [159, 141])[None].repeat(64, 0), axis=1
+    )
+    for settings in ({"top_k": 299}, {"top_p": 0.999}, {"top_k": 299, "top_p": 0.99}):
+        key = jax.random.key(0)
+        tokens = reference.sample(key, x, **settings)
+        np.testing.assert_array_equal(sample(key, x, **settings), tokens)
+
+
+def test_an_end_below_many_zeros():
+    """Below 0 come ranks of subnormal numbers, which a processor may take for 0."""
+    x = np.random.default_rng(0).permuted(
+        np.repeat(np.array([0.0, -1.0], np.float32), [242, 58])[None].repeat(8, 0), axis=1
+    )
+    key = jax.random.key(0)
+    for settings in ({"temperature": 3e38, "top_p": 0.9}, {"temperature": 1.0, "top_k": 290}):
+        tokens = reference.sample(key, x, **settings)
+        np.testing.assert_array_equal(sample(key, x, **settings), tokens)
+
+
+def test_all_paths_in_one_batch():
+    """Rows that end in the head, the tops and below, greedy ones and empty ones, side by side."""
+    rng = np.random.default_rng(1)
+    x = np.concatenate([spread(rng), spread(rng), levels(rng), contiguous(rng)])
+    x[3] = -np.inf
+    settings = {
+        "temperature": on_device(rng.choice([0, 0.3, 1, 1, 1, 3], 16)),
+        "top_k": jnp.asarray(rng.choice([0, 1, 50, 200, 9000], 16), jnp.int32),
+        "top_p": on_device(rng.choice([0.2, 0.9, 0.99, 1], 16)),
+        "min_p": on_device(rng.choice([0, 1e-4, 0.1], 16)),
+    }
+    assert set(where_rows_end(x[:12], jax.tree.map(lambda a: a[:12], settings))) >= {"head", "all"}
+    for seed in range(3):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(
+            sample(key, x, **settings), reference.sample(key, x, **settings)
+        )
+
+
+@pytest.mark.parametrize("v", [1, 128, 129, 512, 513, 640, 1024, 4096, 4097, 20000])
+def test_tops_hold_all_above_their_floor(v):
+    x = make_logits(v, (3, v), "bfloat16 ties", "-inf")
+    tops = jax.jit(lambda x: column_tops(to_chunks(x)))(x)
+    for row, found, floor in zip(x, np.asarray(tops.logits), np.asarray(tops.floor), strict=True):
+        np.testing.assert_array_equal(
+            np.sort(found[found > floor]), np.sort(row[row > floor]).astype(np.float32)
+        )
