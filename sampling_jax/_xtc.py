@@ -1,0 +1,91 @@
+"""Exclude top choices: sometimes, all likely tokens but the least likely of them are dropped."""
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+from jax.typing import ArrayLike
+
+from sampling_jax import _wide
+from sampling_jax._arguments import check_logits
+from sampling_jax._blocks import chunk_sums, ids_of, per_row
+from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
+from sampling_jax._cutoffs import heavy, share_of
+from sampling_jax._rows import fold_vmap
+from sampling_jax._surprise import flat, scored
+from sampling_jax.reference import HEAVIEST
+
+
+def apply_xtc(
+    logits: ArrayLike, xtc_threshold: ArrayLike | None, xtc_probability: ArrayLike | None
+) -> Array:
+    """Mix logits [..., V] with the same less their top choices, in proportion to a probability.
+
+    Top choices are the tokens at least as likely as `xtc_threshold`; where there are two or more,
+    all but the least likely of them are dropped with `xtc_probability`. A draw from the result
+    has the same law as tossing that coin before each draw, and needs no key for it.
+
+    Args:
+      logits: [..., V], any floating dtype; NaN becomes -inf.
+      xtc_threshold: [] or broadcasts to [...], a probability; above 1/2 there are no two top
+        choices. Off: None, <= 0. Traced values: NaN is off.
+      xtc_probability: [] or broadcasts to [...]; 1 drops always. Off: None, <= 0. Traced values:
+        above 1 is 1, NaN is off.
+
+    Returns:
+      float32 [..., V]. Not normalised: what is not dropped gains, what may be dropped loses.
+
+    Raises:
+      TypeError, ValueError: as `sample`; a concrete value outside [0, 1].
+
+    References:
+      https://github.com/oobabooga/text-generation-webui/pull/6335
+
+    Example:
+      >>> import jax
+      >>> import jax.numpy as jnp
+      >>> logits = jnp.log(jnp.array([0.5, 0.3, 0.1, 0.1]))
+      >>> [round(p, 4) for p in jax.nn.softmax(apply_xtc(logits, 0.2, 0.5)).tolist()]
+      [0.25, 0.45, 0.15, 0.15]
+    """
+    batch = check_logits(logits)
+    named = {"xtc_threshold": xtc_threshold, "xtc_probability": xtc_probability}
+    for name, value in named.items():
+        if value is not None:
+            check_number(name, value, batch)
+            check_range(name, value, is_share, "in [0, 1]", "None or 0 is off")
+    plain = (None if value is None else float32(value) for value in named.values())
+    result: Array = _mix(logits, *plain)
+    return result
+
+
+@jax.jit
+def _mix(logits: Array, threshold: Array | None, probability: Array | None) -> Array:
+    batch = logits.shape[:-1]
+    x = rows_of(logits)
+    if threshold is not None and probability is not None and len(x):
+        values = (column(value, batch)[:, 0] for value in (threshold, probability))
+        changes = _changes(*lax.stop_gradient((x, *values)))
+        x = jnp.where(changes == 0, x, jnp.where(changes == -jnp.inf, -jnp.inf, x + changes))
+    return x.reshape(logits.shape)
+
+
+@fold_vmap
+def _changes(logits: Array, threshold: Array, probability: Array) -> Array:
+    """float32 [N, V] to add to logits [N, V]."""
+    rows, threshold = scored(logits, threshold)
+    bound = share_of(threshold, rows.total)
+    heaviest = _wide.widen(jnp.full_like(bound[0], HEAVIEST))
+    is_on = ((bound[0] | bound[1]) > 0) & ~_wide.greater(bound, heaviest)
+    is_choice = heavy(rows, bound) & per_row(is_on, rows.x)
+    least = jnp.min(jnp.where(is_choice, rows.x, jnp.inf), axis=(1, 2, 3))
+    is_least = is_choice & (rows.x == per_row(least, rows.x))
+    ids = ids_of(rows.x)
+    last = jnp.max(jnp.where(is_least, ids, -1), axis=(1, 2, 3))
+    dropped = is_choice & ~(ids == per_row(last, rows.x))
+    lost = _wide.add_up(chunk_sums(jnp.where(dropped, rows.weights, 0)), axes=(1,))
+    left = _wide.approximate(_wide.subtract(rows.total, lost))
+    probability = jnp.where(probability > 0, jnp.minimum(probability, 1), 0)
+    gain = jnp.log1p(probability * (_wide.approximate(lost) / jnp.maximum(left, 1)))
+    loss = jnp.log1p(-probability)
+    changes = jnp.where(dropped, per_row(loss, rows.x), per_row(gain, rows.x))
+    return flat(changes, logits.shape[1])
