@@ -19,7 +19,7 @@ words = sample(jax.random.key(1), params[prompts], **SETTINGS)
 rewards = jnp.where(words % 2 == 0, 1.0, -1.0)  # even words are good
 
 policy = jax.jit(lambda params: log_prob(params[prompts], words, **SETTINGS))
-plain = jax.jit(lambda params: log_prob(params[prompts], words))
+plain = jax.jit(lambda params: log_prob(params[prompts], words, SETTINGS["temperature"]))
 old = policy(params)
 
 
@@ -30,7 +30,7 @@ def loss(params: jax.Array) -> jax.Array:
 ratio = jnp.exp(policy(params) - old)
 assert (ratio == 1).all()
 mixed = jnp.exp(plain(params) - old)
-assert (mixed < 1).all()  # the filters make every word that is left more likely
+assert (mixed < 1).all()  # filters make every word that is left more likely
 stepped = params - 50 * jax.grad(loss)(params)
 moved = jnp.exp(policy(stepped) - old)
 assert jnp.isfinite(jax.grad(loss)(params)).all()

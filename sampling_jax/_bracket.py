@@ -1,5 +1,6 @@
 """What a search knows of the end of a prefix: two floats that it lies between."""
 
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -53,18 +54,38 @@ def is_open(bracket: Bracket) -> Array:
     return after(bracket.low) < bracket.high
 
 
-def learn(bracket: Bracket, pivot: Array, mass: Wide, target: Wide) -> Bracket:
-    """Tighten a bracket, given the weights of all of rank `pivot` or more."""
+def learn(
+    bracket: Bracket, pivots: Array, masses: Wide, target: Wide, wanted: Array | bool = True
+) -> Bracket:
+    """Tighten a bracket, given for pivots [N, P] the weights of all of that rank or more."""
     low, high, reached, above = bracket
-    is_missed = _wide.greater(target, mass)
-    raises = ~is_missed & (pivot > low) & is_open(bracket)
-    lowers = is_missed & (pivot < high) & is_open(bracket)
+    is_missed = _wide.greater((target[0][:, None], target[1][:, None]), masses)
+    is_new = (is_open(bracket) & wanted)[:, None]
+    raises = is_new & ~is_missed & (pivots > low[:, None])
+    lowers = is_new & is_missed & (pivots < high[:, None])
+    least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
+    highest, *high_mass = _best(lax.gt, jnp.where(raises, pivots, least), masses, least)
+    lowest, *low_mass = _best(lax.lt, jnp.where(lowers, pivots, most), masses, most)
+    is_higher, is_lower = highest > least, lowest < most
     return Bracket(
-        jnp.where(raises, pivot, low),
-        jnp.where(lowers, pivot, high),
-        _wide.select(raises, mass, reached),
-        _wide.select(lowers, mass, above),
+        jnp.where(is_higher, highest, low),
+        jnp.where(is_lower, lowest, high),
+        _wide.select(is_higher, (high_mass[0], high_mass[1]), reached),
+        _wide.select(is_lower, (low_mass[0], low_mass[1]), above),
     )
+
+
+def _best(
+    is_better: Callable[[Array, Array], Array], pivots: Array, masses: Wide, start: int
+) -> list[Array]:
+    """The best of pivots [N, P] and its mass: as one reduce, which no compiler takes apart."""
+
+    def better(a: list[Array], b: list[Array]) -> list[Array]:
+        return [jnp.where(is_better(a[0], b[0]), x, y) for x, y in zip(a, b, strict=True)]
+
+    starts = [jnp.int32(start), jnp.uint32(0), jnp.uint32(0)]
+    result: list[Array] = lax.reduce([pivots, *masses], starts, better, (1,))
+    return result
 
 
 def missing(bracket: Bracket, target: Wide) -> Array:

@@ -17,7 +17,7 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._process import kept_rows
-from sampling_jax._weights import clean, is_greedy
+from sampling_jax._weights import clean, divisor, is_greedy
 
 
 def log_prob(
@@ -112,8 +112,7 @@ def unnormalised(logits: Array, temperature: Array) -> Unnormalised:
     shift = jnp.where(jnp.isfinite(top), top, 0)
     mask = (constant - shift > -jnp.inf) & ((constant == jnp.inf) | (top < jnp.inf))
     offset = jnp.where(mask & (constant < jnp.inf), x - shift, 0)
-    temperature = jnp.where(is_greedy(temperature), 1, temperature)
-    return Unnormalised(offset, mask, temperature[:, None])
+    return Unnormalised(offset, mask, divisor(temperature)[:, None])
 
 
 @jax.custom_jvp

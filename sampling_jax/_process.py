@@ -11,7 +11,7 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._blocks import to_chunks
 from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import alike, fold_vmap
-from sampling_jax._weights import Row, clean, is_greedy, scale
+from sampling_jax._weights import Row, clean, divisor, is_greedy, scale
 
 
 def process_logits(
@@ -164,8 +164,7 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
     any_infinite = jnp.any(infinite, axis=1, keepdims=True)
     # Zeros where nothing is kept: a gradient through -inf would be NaN.
     finite = jnp.where(keep & ~any_infinite, x, 0)
-    temperature = flat.temperature[:, None]
-    temperature = jnp.where(is_greedy(temperature), 1, temperature)
+    temperature = divisor(flat.temperature)[:, None]
     top = lax.stop_gradient(jnp.max(jnp.where(keep, x, -jnp.inf), axis=1, keepdims=True))
     # A shift changes no probability: for precision, or where the quotients would overflow.
     shifted = normalize | ~jnp.isfinite(top / temperature)

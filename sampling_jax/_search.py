@@ -85,17 +85,14 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
     weights = jnp.where(known > -jnp.inf, weigh(known), 0)
     mass = _wide.add(base, sum_tokens(_wide.widen(weights)))
     is_inside = is_open(bracket) & ~_wide.greater(target, mass)
-    bracket = learn(bracket, after(rank(floor)), mass, target)
-
-    def column(number: Wide) -> Wide:
-        return number[0][:, None], number[1][:, None]
+    bracket = learn(bracket, after(rank(floor))[:, None], _column(mass), target)
 
     def close(bracket: Bracket) -> Bracket:
         bracket = _narrow(bracket, known, weigh, target, base, (0, FEWER), is_inside)
         is_left = known <= per_row(value_of(before(bracket.high)), known)
         head = head_of(Tops(jnp.where(is_left, known, -jnp.inf), floor), weigh)
-        running = _wide.add(column(bracket.above), _wide.running_sum(_wide.widen(head.weights)))
-        short = _wide.greater(column(target), running)
+        running = _wide.add(_column(bracket.above), _wide.running_sum(_wide.widen(head.weights)))
+        short = _wide.greater(_column(target), running)
         count = jnp.sum(short, axis=1, dtype=jnp.int32)
         position = lax.iota(jnp.int32, short.shape[1])[None, :]
         value = jnp.min(jnp.where(position <= count[:, None], head.logits, jnp.inf), axis=1)
@@ -106,9 +103,9 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
             return _wide.add(bracket.above, _wide.add_up(_wide.widen(weights), axes=(1,)))
 
         closed = bracket._replace(low=rank(value), high=rank(value) + 1, above=weigh_above(value))
-        result = learn(bracket, after(rank(head.floor)), weigh_above(head.floor), target)
-        result = _where(count < head.length, closed, result)
-        return _where(is_inside, result, bracket)
+        pivot, mass = after(rank(head.floor))[:, None], _column(weigh_above(head.floor))
+        lower = learn(bracket, pivot, mass, target, is_inside)
+        return _where(is_inside & (count < head.length), closed, lower)
 
     result: Bracket = lax.cond(jnp.any(is_inside), close, lambda b: b, bracket)
     return result
@@ -141,24 +138,30 @@ def _narrow(
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        result = _weigh_pivots(bracket, x, weights, target, base, rounds)
-        return _where(wanted, result, bracket), rounds + 1
+        return _weigh_pivots(bracket, x, weights, target, base, rounds, wanted), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
     return result
 
 
 def _weigh_pivots(
-    bracket: Bracket, x: Array, weights: Array, target: Wide, base: Wide, rounds: Array
+    bracket: Bracket,
+    x: Array,
+    weights: Array,
+    target: Wide,
+    base: Wide,
+    rounds: Array,
+    wanted: Array | bool = True,
 ) -> Bracket:
     """Weigh what lies above a few pivots in a bracket, in one pass."""
     pivots = pivots_of(bracket, target, rounds)
     bounds = value_of(pivots).reshape(*pivots.shape, 1, 1, 1)
     masses = sum_tokens(_wide.widen(jnp.where(x[:, None] >= bounds, weights[:, None], 0)))
-    for i in range(pivots.shape[1]):
-        mass = _wide.add(base, (masses[0][:, i], masses[1][:, i]))
-        bracket = learn(bracket, pivots[:, i], mass, target)
-    return bracket
+    return learn(bracket, pivots, _wide.add(_column(base), masses), target, wanted)
+
+
+def _column(number: Wide) -> Wide:
+    return number[0][:, None], number[1][:, None]
 
 
 def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array, Wide]:

@@ -28,6 +28,13 @@ def is_greedy(temperature: Array) -> Array:
     return ~(temperature > GREEDY)
 
 
+def divisor(temperature: Array) -> Array:
+    """What the logits of a row are divided by: 1 if it is greedy, inf where its scale is 0."""
+    is_flat = temperature > LOG2_E / SMALLEST_NORMAL
+    positive = jnp.where(is_flat, jnp.float32(jnp.inf), temperature)
+    return jnp.where(is_greedy(temperature), jnp.float32(1), positive)
+
+
 def divide(numerator: Array, divisor: Array) -> Array:
     """float32 numerator / divisor, correctly rounded; 0 where that is subnormal.
 

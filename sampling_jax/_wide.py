@@ -124,13 +124,13 @@ def times(count: Array, number: Wide) -> Wide:
 
 
 def quotient(number: Wide, divisor: Array) -> Array:
-    """`ceil(number / divisor)` for uint32 `divisor > 0`, where that is below 2**21."""
-    # The float quotient is off by less than one; which of its neighbours is right is exact.
+    """`ceil(number / divisor)` for uint32 `divisor` in [1, 2**31), where that is below 2**21."""
+    # The float quotient is off by less than one; what it leaves tells how much is missing.
     guess = (approximate(number) / divisor.astype(jnp.float32)).astype(jnp.uint32)
     guess = jnp.maximum(guess, 1) - 1
-    for _ in range(3):
-        short = greater(number, times(guess, widen(divisor)))
-        guess = guess + short.astype(jnp.uint32)
+    rest = subtract(number, times(guess, widen(divisor)))
+    for count in range(3):
+        guess = guess + greater(rest, widen(count * divisor)).astype(jnp.uint32)
     return guess
 
 

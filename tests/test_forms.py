@@ -55,6 +55,7 @@ def test_jit_vmap_and_batches(call):
     np.testing.assert_array_equal(jax.vmap(call)(*grid), expected.reshape(2, 4, -1))
 
 
+@pytest.mark.slow
 @every_call
 def test_vmap_over_some_arguments(call):
     x, ids, n = make_inputs()
@@ -68,6 +69,7 @@ def test_vmap_over_some_arguments(call):
         np.testing.assert_array_equal(result, np.stack(expected))
 
 
+@pytest.mark.slow
 @every_call
 def test_shard_map_over_some_arguments(call):
     x, ids, n = make_inputs()
@@ -83,6 +85,7 @@ def test_shard_map_over_some_arguments(call):
         np.testing.assert_array_equal(mapped(*arguments), np.concatenate(expected))
 
 
+@pytest.mark.slow
 @every_call
 def test_logits_sharded_over_the_vocabulary(call):
     x, ids, n = make_inputs(16384)
@@ -92,6 +95,7 @@ def test_logits_sharded_over_the_vocabulary(call):
     np.testing.assert_array_equal(result, call(x, ids, n))
 
 
+@pytest.mark.slow
 @every_call
 @pytest.mark.parametrize("x64", [False, True])
 def test_nan_checks_and_64_bit_types(call, x64):

@@ -11,7 +11,7 @@ from references import history as reference
 
 from sampling_jax import History, apply_penalties, init_history, sample, update_history
 
-SHAPES = [(7,), (5, 129), (2, 3, 64)]  # of logits
+SHAPES = [(129,), (2, 3, 64)]  # of logits
 LENGTH = 12  # of prompts and outputs
 PENALTIES = {
     "repetition_penalty": [1.0, 1.2, 0.5, 2.0, 1e30, 3e38, 1e-30, 0.0, -1.0, np.nan, np.inf],

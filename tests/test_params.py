@@ -57,6 +57,7 @@ def test_a_row_of_a_stack_is_its_request_alone(key, seed, rows):
         assert tokens[i] == reference.sample(row_keys[i], x[i], **request)
 
 
+@pytest.mark.slow
 def test_all_off_changes_nothing():
     x = make_logits(0, (4, 129))
     key = jax.random.key(0)
@@ -98,6 +99,7 @@ def test_mapping_of_arrays():
         params.top_k = 1
 
 
+@pytest.mark.slow
 def test_pytree_through_jit_vmap_and_scan():
     rows = [{"temperature": 0.5 * i, "top_k": i, "top_p": 1 - i / 10} for i in range(6)]
     params = SamplingParams.stack(rows)

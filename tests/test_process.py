@@ -91,6 +91,7 @@ def test_off_is_the_identity(x):
         np.testing.assert_array_equal(process_logits(x, **settings), expected)
 
 
+@pytest.mark.slow
 def test_a_chain_of_single_filters_is_the_whole():
     x = make_logits(1, (64, 1000))
     chain = apply_temperature(x, 0.5)
@@ -98,6 +99,7 @@ def test_a_chain_of_single_filters_is_the_whole():
     np.testing.assert_array_equal(chain, process_logits(x, 0.5, 100, 0.9, min_p=0.02))
 
 
+@pytest.mark.slow
 def test_nested_settings_keep_nested_sets():
     for spread in ("normal", "two levels", "bfloat16 ties"):
         x = make_logits(2, (8, 5000), spread)
@@ -115,7 +117,7 @@ def test_nested_settings_keep_nested_sets():
             assert (sets("top_k", [k])[0].sum(-1) == k).all()
 
 
-@pytest.mark.parametrize("normalize", [False, True])
+@pytest.mark.parametrize("normalize", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_are_finite_and_right(normalize):
     x = make_logits(3, (6, 129))
     x[0, :60] = -np.inf
@@ -140,6 +142,7 @@ def test_gradients_are_finite_and_right(normalize):
     np.testing.assert_allclose(jax.grad(log_probability)(0.8), numeric, rtol=2e-2)
 
 
+@pytest.mark.slow
 def test_vmap():
     x = make_logits(4, (6, 129))
     settings = make_settings(4, (6,), 129)

@@ -11,7 +11,7 @@ from references import repeats as reference
 
 from sampling_jax import apply_dry, apply_no_repeat_ngram
 
-SHAPES = [(7,), (5, 129), (2, 3, 64)]  # of logits
+SHAPES = [(129,), (2, 3, 64)]  # of logits
 LENGTH = 24  # of buffers
 TEXTS = ("random", "periodic", "one token", "holes")
 BREAKERS = np.array([1, -1, 500], np.int32)

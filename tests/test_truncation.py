@@ -55,6 +55,7 @@ def test_each_filter_is_its_specification(name, x, seed):
     np.testing.assert_array_equal(result, expected_of(rule, x, chosen))
 
 
+@pytest.mark.slow
 @every_filter
 def test_real_logits(name):
     apply, rule, values = FILTERS[name]
@@ -102,6 +103,7 @@ CALLS = {name: apply for name, (apply, _, _) in FILTERS.items()} | {
 every_call = pytest.mark.parametrize("call", CALLS.values(), ids=CALLS.keys())
 
 
+@pytest.mark.slow
 @every_call
 def test_every_form_of_call(call):
     x = make_logits(0, (4, 3, 129), "bfloat16 ties", "nan")
@@ -124,6 +126,7 @@ def test_every_form_of_call(call):
     same(call(half, value), call(half.astype(jnp.float32), value))
 
 
+@pytest.mark.slow
 @every_call
 def test_a_new_value_compiles_nothing(call):
     traces = 0
@@ -140,6 +143,7 @@ def test_a_new_value_compiles_nothing(call):
     assert traces == 1
 
 
+@pytest.mark.slow
 @every_call
 def test_mesh_of_rows(call):
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
@@ -170,6 +174,7 @@ def test_off_is_the_identity(spread, holes, seed):
         np.testing.assert_array_equal(result, raw)
 
 
+@pytest.mark.slow
 def test_gradients_pass_through_what_is_kept():
     x = jnp.asarray(make_logits(1, (129,), "normal", "-inf"))
     for call in CALLS.values():
@@ -180,6 +185,7 @@ def test_gradients_pass_through_what_is_kept():
         np.testing.assert_array_equal(gradient, kept.astype(np.float32))
 
 
+@pytest.mark.slow
 def test_the_filters_draw_what_they_keep():
     """Where sample takes the filtered logits, nothing dropped comes back."""
     x = make_logits(2, (64, 129))

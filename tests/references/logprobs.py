@@ -54,6 +54,8 @@ def processed(logits, settings):
             temperature = np.float32(1)
             possible &= np.arange(x.size) == np.argmax(x)
             kept = possible
+        elif reference.LOG2_E / temperature < reference.SMALLEST_NORMAL:
+            temperature = np.float32(np.inf)  # all weigh the same, as in `sample`
         yield offset, temperature, possible, kept & possible
 
 
