@@ -17,7 +17,7 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._process import kept_rows
-from sampling_jax._weights import clean, divisor, is_greedy
+from sampling_jax._weights import clean, divisor, is_greedy, over
 
 
 def log_prob(
@@ -115,26 +115,12 @@ def unnormalised(logits: Array, temperature: Array) -> Unnormalised:
     return Unnormalised(offset, mask, divisor(temperature)[:, None])
 
 
-@jax.custom_jvp
-def _quotient(offset: Array, temperature: Array) -> Array:
-    return offset / temperature
-
-
-@_quotient.defjvp
-def _quotient_jvp(
-    values: tuple[Array, Array], tangents: tuple[Array, Array]
-) -> tuple[Array, Array]:
-    """JAX would square the temperature, which gives 0 / 0 where it is small."""
-    quotient = values[0] / values[1]
-    return quotient, (tangents[0] - quotient * tangents[1]) / values[1]
-
-
 def _mass(rows: Unnormalised, mask: Array) -> Array:
     """float32 [N], what the tokens of a mask weigh: at least 1 with the most likely one."""
     offset, _, temperature = rows
     # Lighter ones add exactly nothing, and the gradient of their quotients could overflow.
     near = mask & (lax.stop_gradient(offset / temperature) > -128)
-    weights = jnp.exp(_quotient(jnp.where(near, offset, 0), temperature))
+    weights = jnp.exp(over(jnp.where(near, offset, 0), temperature))
     return jnp.sum(jnp.where(near, weights, 0), axis=1)
 
 
@@ -144,7 +130,7 @@ def log_prob_at(rows: Unnormalised, mask: Array, ids: Array) -> Array:
     offset = jnp.take_along_axis(rows.offset, jnp.maximum(ids, 0), axis=1)
     inside = inside & (lax.stop_gradient(offset / rows.temperature) > -jnp.inf)
     mass = _mass(rows, mask)[:, None]
-    quotient = _quotient(jnp.where(inside, offset, 0), rows.temperature)
+    quotient = over(jnp.where(inside, offset, 0), rows.temperature)
     result = quotient - jnp.log(_or_one(mass))
     return jnp.where(inside, result, -jnp.inf)
 

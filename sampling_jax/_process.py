@@ -11,7 +11,7 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._blocks import to_chunks
 from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import alike, fold_vmap
-from sampling_jax._weights import Row, clean, divisor, is_greedy, scale
+from sampling_jax._weights import Row, clean, divisor, is_greedy, over, scale
 
 
 def process_logits(
@@ -168,7 +168,7 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
     top = lax.stop_gradient(jnp.max(jnp.where(keep, x, -jnp.inf), axis=1, keepdims=True))
     # A shift changes no probability: for precision, or where the quotients would overflow.
     shifted = normalize | ~jnp.isfinite(top / temperature)
-    result = (finite - jnp.where(shifted & jnp.isfinite(top), top, 0)) / temperature
+    result = over(finite - jnp.where(shifted & jnp.isfinite(top), top, 0), temperature)
     keep = keep & (infinite | ~any_infinite)
     if normalize:
         drawable = jnp.any(keep, axis=1, keepdims=True)

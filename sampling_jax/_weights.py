@@ -2,6 +2,7 @@
 
 from typing import NamedTuple
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -33,6 +34,19 @@ def divisor(temperature: Array) -> Array:
     is_flat = temperature > LOG2_E / SMALLEST_NORMAL
     positive = jnp.where(is_flat, jnp.float32(jnp.inf), temperature)
     return jnp.where(is_greedy(temperature), jnp.float32(1), positive)
+
+
+@jax.custom_jvp
+def over(offset: Array, temperature: Array) -> Array:
+    """Logits over a temperature that they broadcast with."""
+    return offset / temperature
+
+
+@over.defjvp
+def _over_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    """JAX would square the temperature, which gives 0 / 0 where it is small."""
+    quotient = values[0] / values[1]
+    return quotient, (tangents[0] - quotient * tangents[1]) / values[1]
 
 
 def divide(numerator: Array, divisor: Array) -> Array:

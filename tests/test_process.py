@@ -119,12 +119,12 @@ def test_nested_settings_keep_nested_sets():
 
 @pytest.mark.parametrize("normalize", [pytest.param(False, marks=pytest.mark.slow), True])
 def test_gradients_are_finite_and_right(normalize):
-    x = make_logits(3, (6, 129))
+    x = make_logits(3, (7, 129))
     x[0, :60] = -np.inf
     x[1, 3] = np.inf
     x[2] = -np.inf
     x[3, 5] = np.nan
-    temperature = jnp.asarray([0.7, 1.0, 0.5, 1.3, 0.0, 1e-3])
+    temperature = jnp.asarray([0.7, 1.0, 0.5, 1.3, 0.0, 1e-3, 1e-19])
 
     def loss(x, temperature):
         result = process_logits(x, temperature, 20, 0.9, normalize=normalize)
