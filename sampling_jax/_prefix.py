@@ -8,7 +8,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._blocks import End, Prefix, chunk_sums, ids_of, locate, per_row
 from sampling_jax._filters import filters_on
-from sampling_jax._head import end_in_head, head_of
+from sampling_jax._head import SIZE, end_in_head, head_of
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._whole import end_in_whole, weigh_above
@@ -41,7 +41,8 @@ def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
         other = end_in_whole(x, tops, row, settings, total, unknown)
         return End(*(jnp.where(unknown, a, b) for a, b in zip(other, end, strict=True)))
 
-    end = lax.cond(jnp.any(unknown), from_whole, lambda: end)
+    if x[0].size > SIZE:  # or a head holds every token
+        end = lax.cond(jnp.any(unknown), from_whole, lambda: end)
     above, tied = weigh_above(x, tops, row, end.value, ~is_open)
     return Prefix(end, _wide.select(is_open[:, None], everything, above), tied)
 

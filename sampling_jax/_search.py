@@ -69,6 +69,8 @@ def shortest_prefix(
     def body(state: tuple[Bracket, Tops]) -> tuple[Bracket, Tops]:
         bracket, tops = state
         bracket = _settle(bracket, tops, weigh, target)
+        if tops.logits.shape == x.shape:  # nothing is below
+            return bracket, tops
         result: tuple[Bracket, Tops]
         result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b: (b, tops), bracket)
         return result

@@ -29,6 +29,8 @@ def weigh_above(x: Array, tops: Tops, row: Row, value: Array, wanted: Array) -> 
         weights = jnp.where(source > bound, row_weights(row, source), 0)
         return chunk_sums(weights), chunk_counts(source == bound)
 
+    if tops.logits.shape == x.shape:
+        return within(x)
     is_deep = jnp.any(wanted & ~(value > tops.floor))
     result: tuple[Wide, Array]
     result = lax.cond(is_deep, lambda: within(x), lambda: within(tops.logits))

@@ -180,8 +180,8 @@ def test_reference_bits():
 
 
 def test_arrays_on_devices_are_never_inspected():
-    for settings in ({"temperature": -1.0}, {"top_p": 7.0}, {"min_p": np.nan}):
-        sample(KEY, X, **{name: on_device(value) for name, value in settings.items()})
+    settings = {"temperature": -1.0, "top_p": 7.0, "min_p": np.nan}
+    sample(KEY, X, **{name: on_device(value) for name, value in settings.items()})
 
 
 def test_positional_arguments_end_at_top_p():

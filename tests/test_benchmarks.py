@@ -14,6 +14,7 @@ def _on_path(monkeypatch):
     monkeypatch.syspath_prepend(str(Path(__file__).parents[1] / "benchmarks"))
 
 
+@pytest.mark.slow
 def test_settings_table_and_file(tmp_path, capsys):
     import run
 
@@ -27,6 +28,7 @@ def test_settings_table_and_file(tmp_path, capsys):
     assert greedy["temporaries"] >= 0
 
 
+@pytest.mark.slow
 def test_sweep_table(tmp_path, capsys):
     import run
 

@@ -5,7 +5,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from hypothesis import given
-from inputs import DTYPES, HOLES, logits, make_logits, make_settings, real_logits, seeds
+from inputs import DTYPES, HOLES, few_logits, make_logits, make_settings, real_logits, seeds
 from references import logprobs as plain
 from test_strict_settings import enable_x64
 
@@ -39,7 +39,7 @@ def assert_logprobs(x, tokens, top):
     return result
 
 
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_logprobs_equal_reference(x, seed):
     assert_logprobs(x, make_tokens(seed, x.shape), 5)
 
@@ -91,7 +91,7 @@ def test_no_program_sorts_the_vocabulary(dtype):
         assert ("TopK" in program) == (call is not log_prob)
 
 
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_log_prob_equals_reference(x, seed):
     settings = make_settings(seed, x.shape[:-1], x.shape[-1])
     tokens = make_tokens(seed, x.shape)
@@ -106,7 +106,7 @@ def test_log_prob_equals_reference(x, seed):
     np.testing.assert_allclose(result, plain.log_prob(x, tokens, settings), **CLOSE)
 
 
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_log_kept_mass_equals_reference(x, seed):
     settings = make_settings(seed, x.shape[:-1], x.shape[-1])
     result = np.asarray(log_kept_mass(x, **settings))
@@ -219,7 +219,7 @@ def test_gradients_are_right():
 
 
 @pytest.mark.slow
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_gradients_are_never_nan(x, seed):
     settings = make_settings(seed, x.shape[:-1], x.shape[-1])
     for gradient in jax.tree.leaves(gradients(x, make_tokens(seed, x.shape), settings)):

@@ -13,7 +13,7 @@ from test_strict_settings import enable_x64
 
 from sampling_jax import SamplingParams, process_logits, sample, sample_n
 
-SHAPE, N = (2, 3, 300), 6
+SHAPE, N = (2, 3, 100), 6
 both_ways = pytest.mark.parametrize("replace", [True, False])
 
 

@@ -56,9 +56,10 @@ def test_every_structure_of_settings(structure):
         assert_equals_reference(jax.random.key(seed), x, settings)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("v", "dtype"),
-    [pytest.param(2049, DTYPES[1], marks=pytest.mark.slow), (2049, DTYPES[2]), (1, DTYPES[0])],
+    [(2049, DTYPES[1]), (2049, DTYPES[2]), (1, DTYPES[0])],
 )
 def test_every_dtype(v, dtype):
     for seed, (spread, holes) in enumerate(zip(sorted(SPREADS), sorted(HOLES) * 2, strict=False)):
@@ -152,6 +153,7 @@ def call(keys, x, settings):
 nested = jax.jit(jax.vmap(jax.vmap(call)))
 
 
+@pytest.mark.slow
 @given(keys, seeds, st.sampled_from(sorted(SPREADS)), st.sampled_from(sorted(HOLES)))
 @jax.debug_nans(False)  # NaN settings are sliced here, which is no business of the library
 def test_one_token_however_it_is_called(key, seed, spread, holes):
@@ -259,6 +261,7 @@ def test_settings_broadcast_over_the_batch():
         )
 
 
+@pytest.mark.slow
 def test_integer_settings_of_every_width():
     x = make_logits(0, (5, 129))
     key = jax.random.key(0)
@@ -291,6 +294,7 @@ def test_new_values_do_not_recompile():
     assert len(compilations) == 1
 
 
+@pytest.mark.slow
 def test_no_program_sorts_the_vocabulary():
     x = make_logits(0, (4, 5000))
     step = jax.jit(lambda key: sample(key, x, 0.7, 50, 0.9, min_p=0.1))
@@ -300,6 +304,7 @@ def test_no_program_sorts_the_vocabulary():
     assert "TopK" in program
 
 
+@pytest.mark.slow
 def test_gradient_through_a_token_is_zero_not_an_error():
     x = jnp.asarray(make_logits(0, (4, 129)))
 
@@ -312,6 +317,7 @@ def test_gradient_through_a_token_is_zero_not_an_error():
     assert int((gradient != 0).sum()) == 4
 
 
+@pytest.mark.slow
 def test_inside_scan_and_while_loop():
     x = jnp.asarray(make_logits(0, (4, 129)))
     key = jax.random.key(0)
@@ -352,9 +358,8 @@ def test_other_key_implementations():
         assert tokens.tolist() == [int(sample(k, row)) for k, row in zip(row_keys, x, strict=True)]
 
 
-@pytest.mark.parametrize(
-    "sharded", ["settings", *(pytest.param(s, marks=pytest.mark.slow) for s in ("all", "logits"))]
-)
+@pytest.mark.slow
+@pytest.mark.parametrize("sharded", ["settings", "all", "logits"])
 def test_shard_map(sharded):
     x = make_logits(0, (8, 300))
     settings = make_settings(0, (8,), 300)

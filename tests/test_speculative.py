@@ -18,7 +18,7 @@ from sampling_jax import SamplingParams, process_logits, reference, sample, spec
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._probability import distribution_of, probability
 
-SHAPE = (2, 2, 3, 300)  # [..., K, V]
+SHAPE = (2, 2, 3, 100)  # [..., K, V]
 SMALL = (6, 3, 129)
 
 
@@ -188,7 +188,7 @@ def tables_of_probabilities(settings):
     return (np.array([probabilities(row, **settings) for row in table]) for table in tables())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", [pytest.param("all", marks=pytest.mark.slow), "filtered"])
 def test_texts_follow_the_target(case):
     """The effects that this detects are below."""
     tokens, accepted = texts(jax.random.key(len(case)), CASES[case])
@@ -216,6 +216,7 @@ def test_effects_are_detected(case):
     assert power(joint(p, p)[None], bonus[None], ROWS) > 0.99
 
 
+@pytest.mark.slow
 def test_accepts_all_of_an_identical_draft():
     _, _, target = make_case(0, SMALL)
     draft = target[:, :-1]

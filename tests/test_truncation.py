@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from inputs import HOLES, SPREADS, logits, make_logits, on_device, real_logits, seeds
+from inputs import HOLES, SPREADS, few_logits, make_logits, on_device, real_logits, seeds
 from references import truncation
 from test_strict_settings import enable_x64
 
@@ -47,7 +47,7 @@ def choose(seed, values, batch):
 
 
 @every_filter
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_each_filter_is_its_specification(name, x, seed):
     apply, rule, values = FILTERS[name]
     chosen = choose(seed, values, x.shape[:-1])
@@ -67,7 +67,7 @@ def test_real_logits(name):
         assert dropped > 0
 
 
-@given(logits, seeds)
+@given(few_logits, seeds)
 def test_xtc_is_the_mixture(x, seed):
     batch = x.shape[:-1]
     threshold, probability = choose(seed, SHARES, batch), choose(seed + 1, SHARES, batch)
