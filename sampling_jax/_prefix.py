@@ -1,5 +1,7 @@
 """What the filters keep: a prefix of the ranking, found without sorting the vocabulary."""
 
+import math
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -41,7 +43,7 @@ def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
         other = end_in_whole(x, tops, row, settings, total, unknown)
         return End(*(jnp.where(unknown, a, b) for a, b in zip(other, end, strict=True)))
 
-    if x[0].size > SIZE:  # or a head holds every token
+    if math.prod(x.shape[1:]) > SIZE:  # or a head holds every token
         end = lax.cond(jnp.any(unknown), from_whole, lambda: end)
     above, tied = weigh_above(x, tops, row, end.value, ~is_open)
     return Prefix(end, _wide.select(is_open[:, None], everything, above), tied)

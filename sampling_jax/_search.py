@@ -54,12 +54,11 @@ def shortest_prefix(
     def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
         # One round at least, which settles a number that has many ties.
         bracket = _narrow(bracket, x, weigh, target, nothing, (1, FEW), is_open(bracket))
-        is_left = x <= per_row(value_of(before(bracket.high)), x)
         # A branch, so that what is left is in memory: the tops of that are found fast.
         left = lax.cond(
             jnp.any(is_open(bracket)),
-            lambda: jnp.where(is_left, x, -jnp.inf),
-            lambda: jnp.where(is_left, x, x),  # varies over devices as the other does
+            lambda: _below(bracket, x),
+            lambda: jnp.maximum(_below(bracket, x), x),  # varies over devices as the other does
         )
         return bracket, column_tops(left)
 
@@ -69,8 +68,8 @@ def shortest_prefix(
     def body(state: tuple[Bracket, Tops]) -> tuple[Bracket, Tops]:
         bracket, tops = state
         bracket = _settle(bracket, tops, weigh, target)
-        if tops.logits.shape == x.shape:  # nothing is below
-            return bracket, tops
+        if tops.logits.shape == x.shape:  # nothing is below them
+            return bracket, tops._replace(logits=_below(bracket, x))
         result: tuple[Bracket, Tops]
         result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b: (b, tops), bracket)
         return result
@@ -91,8 +90,7 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
 
     def close(bracket: Bracket) -> Bracket:
         bracket = _narrow(bracket, known, weigh, target, base, (0, FEWER), is_inside)
-        is_left = known <= per_row(value_of(before(bracket.high)), known)
-        head = head_of(Tops(jnp.where(is_left, known, -jnp.inf), floor), weigh)
+        head = head_of(Tops(_below(bracket, known), floor), weigh)
         running = _wide.add(_column(bracket.above), _wide.running_sum(_wide.widen(head.weights)))
         short = _wide.greater(_column(target), running)
         count = jnp.sum(short, axis=1, dtype=jnp.int32)
@@ -160,6 +158,11 @@ def _weigh_pivots(
     bounds = value_of(pivots).reshape(*pivots.shape, 1, 1, 1)
     masses = sum_tokens(_wide.widen(jnp.where(x[:, None] >= bounds, weights[:, None], 0)))
     return learn(bracket, pivots, _wide.add(_column(base), masses), target, wanted)
+
+
+def _below(bracket: Bracket, x: Array) -> Array:
+    """Logits x of which those above a bracket are -inf."""
+    return jnp.where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
 
 
 def _column(number: Wide) -> Wide:

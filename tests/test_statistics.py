@@ -48,7 +48,7 @@ CASES = {
 }
 PAIRS = ("rows of one key", "rows with keys of their own", "steps")
 FALSE_POSITIVES = 1e-4
-# P-values: each once by default and once slow; two of test_speculative, one each of test_many and
+# P-values: each once by default, at most, and once slow; two of test_speculative, one each of test_many and
 # test_mirostat.
 TESTS = 2 * (len(CASES) + 2 * len(PAIRS)) + 4
 ALPHA = FALSE_POSITIVES / TESTS
@@ -140,7 +140,9 @@ def count(tokens, v):
 
 
 @number_of_draws
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize(
+    "case", [pytest.param(c, marks=pytest.mark.slow) if "float16" in c else c for c in CASES]
+)
 def test_draws_follow_the_probabilities(case, n):
     """The effects that this detects are in EFFECTS; the slow test detects a third of them."""
     logits, settings = CASES[case][0](), CASES[case][1]
