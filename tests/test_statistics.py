@@ -48,8 +48,8 @@ CASES = {
 }
 PAIRS = ("rows of one key", "rows with keys of their own", "steps")
 FALSE_POSITIVES = 1e-4
-# P-values: each once by default, at most, and once slow; two of test_speculative, one each of test_many and
-# test_mirostat.
+# P-values: each at most once by default and once slow; two of test_speculative, one each of
+# test_many and test_mirostat.
 TESTS = 2 * (len(CASES) + 2 * len(PAIRS)) + 4
 ALPHA = FALSE_POSITIVES / TESTS
 DRAWS = 2**17
