@@ -10,7 +10,7 @@ from jax.typing import ArrayLike
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._blocks import to_chunks
 from sampling_jax._prefix import find_prefix, kept
-from sampling_jax._rows import alike, fold_vmap
+from sampling_jax._rows import alike, few_at_a_time, fold_vmap
 from sampling_jax._weights import Row, clean, divisor, is_greedy, over, scale
 
 
@@ -178,6 +178,7 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
 
 
 @fold_vmap
+@few_at_a_time
 def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
     x = lax.optimization_barrier(to_chunks(clean(logits)))

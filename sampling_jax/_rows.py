@@ -1,12 +1,15 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
-from jax import Array
+from jax import Array, lax
 from jax.custom_batching import custom_vmap
+
+FEW = 2**20  # tokens in so many rows
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 
@@ -20,6 +23,35 @@ def alike(values: Rows) -> Rows:
     zero = sum(zeros[1:], zeros[0])
     result: Rows = jax.tree.map(lambda value: value + zero.astype(value.dtype), values)
     return result
+
+
+def few_at_a_time(function: Callable[..., Array]) -> Callable[..., Array]:
+    """`function` of arrays [N, ...], a few rows after another on CPU: its temporaries stay small.
+
+    Those of a large batch are new pages in each call, which cost more than the work on them.
+    """
+
+    def by_parts(size: int, *args: Any) -> Array:
+        n = len(jax.tree.leaves(args)[0])
+
+        def part(start: Array) -> Array:
+            return function(*jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), args))
+
+        # The last rows may overlap those before them, which does no harm.
+        parts = lax.map(part, jnp.minimum(jnp.arange(0, n, size, dtype=jnp.int32), n - size))
+        first = parts[:-1].reshape(-1, *parts.shape[2:])
+        return jnp.concatenate([first, parts[-1, len(first) + size - n :]])
+
+    def few_or_all(*args: Any) -> Array:
+        leaves = jax.tree.leaves(args)
+        size = max(1, FEW // max(leaf[:1].size for leaf in leaves))
+        if len(leaves[0]) <= size:
+            return function(*args)
+        parts = partial(by_parts, size)
+        result: Array = lax.platform_dependent(*args, cpu=parts, default=function)
+        return result
+
+    return few_or_all
 
 
 def fold_vmap(function: Callable[..., Array]) -> Callable[..., Array]:

@@ -12,7 +12,7 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import End, Prefix, all_above, chunk_sums, locate, to_chunks
 from sampling_jax._prefix import find_prefix, mass
-from sampling_jax._rows import alike, fold_vmap
+from sampling_jax._rows import alike, few_at_a_time, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
 
 
@@ -96,6 +96,7 @@ def _sample(key: Array, logits: Array, settings: Settings) -> Array:
 
 
 @fold_vmap
+@few_at_a_time
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
     return draw(bits, keep(logits, settings))

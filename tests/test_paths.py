@@ -5,10 +5,10 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from inputs import make_logits, on_device
+from inputs import make_logits, make_settings, on_device
 from scipy.stats import norm
 
-from sampling_jax import reference, sample
+from sampling_jax import _rows, process_logits, reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._blocks import chunk_sums, to_chunks
 from sampling_jax._head import end_in_head, head_of
@@ -157,3 +157,32 @@ def test_tops_hold_all_above_their_floor(v):
         np.testing.assert_array_equal(
             np.sort(found[found > floor]), np.sort(row[row > floor]).astype(np.float32)
         )
+
+
+@pytest.mark.parametrize(
+    "form", ["sample", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sharded", "process"))]
+)
+def test_a_few_rows_at_a_time(form, monkeypatch):
+    """As on CPU with many tokens; the last part overlaps the one before it."""
+    monkeypatch.setattr(_rows, "FEW", 1000)  # three rows
+    x = make_logits(0, (8, 301), "normal", "all")
+    settings = make_settings(0, (8,), 301)
+    row_keys = jax.random.split(jax.random.key(0), 8)
+
+    def draw(key, x, settings):
+        return sample(key, x, **settings)
+
+    def process(key, x, settings):
+        return process_logits(x, **settings)
+
+    rows = (row_keys, x, settings)
+    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("rows")
+    mapped = jax.shard_map(draw, mesh=mesh, in_specs=spec, out_specs=spec)
+    call = {"sample": draw, "sharded": mapped, "process": process}[form]
+    assert "platform_index" in str(jax.make_jaxpr(call)(*rows))
+    if form == "process":
+        expected = [process(*jax.tree.map(lambda a, i=i: a[i], rows)) for i in range(8)]
+    else:
+        expected = reference.sample(row_keys, x, **settings)
+    np.testing.assert_array_equal(jax.jit(call)(*rows), expected)
