@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-FEW = 2**20  # tokens in so many rows
+FEW = 2**17  # tokens in so many rows
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 
@@ -26,9 +26,10 @@ def alike(values: Rows) -> Rows:
 
 
 def few_at_a_time(function: Callable[..., Array]) -> Callable[..., Array]:
-    """`function` of arrays [N, ...], a few rows after another on CPU: its temporaries stay small.
+    """`function` of arrays [N, ...], a few rows after another on CPU.
 
-    Those of a large batch are new pages in each call, which cost more than the work on them.
+    Their temporaries stay in the cache, where those of a large batch are new pages in each call;
+    and a branch that one row needs costs the few rows beside it, not the batch.
     """
 
     def by_parts(size: int, *args: Any) -> Array:

@@ -48,9 +48,9 @@ def test_equals_reference(replace, key, seed, spread, holes):
 @pytest.mark.parametrize("structure", [(), ("temperature",), ("top_k",), ("top_p", "min_p")])
 def test_settings_that_are_none(structure, replace):
     for seed, holes in enumerate(sorted(HOLES)):
-        x = make_logits(seed, (6, 129), "normal", holes)
+        x = make_logits(seed, (6, 100), "normal", holes)
         row_keys = jax.random.split(jax.random.key(seed), 6)
-        settings = make_settings(seed, (6,), 129, structure)
+        settings = make_settings(seed, (6,), 100, structure)
         assert_equals_reference(row_keys, x, 5, replace, settings)
 
 
@@ -67,8 +67,8 @@ def test_large_vocabulary(replace):
 def test_one_token_is_that_of_sample(replace, own_keys):
     key = jax.random.key(1)
     key = jax.random.split(key, (20, 6)) if own_keys else key
-    x = make_logits(0, (20, 6, 129), "normal", "all")
-    settings = make_settings(0, (20, 6), 129)
+    x = make_logits(0, (20, 6, 100), "normal", "all")
+    settings = make_settings(0, (20, 6), 100)
     result = sample_n(key, x, 1, **settings, replace=replace)
     np.testing.assert_array_equal(result[..., 0], sample(key, x, **settings))
 
@@ -76,7 +76,7 @@ def test_one_token_is_that_of_sample(replace, own_keys):
 @pytest.mark.slow
 @pytest.mark.parametrize("settings", [{}, {"top_k": 40, "top_p": 0.9}])
 def test_without_replacement_all_that_can_be_drawn_is(settings):
-    x = make_logits(0, (6, 129), "normal", "empty rows")
+    x = make_logits(0, (6, 100), "normal", "empty rows")
     tokens = np.asarray(sample_n(jax.random.key(0), x, 140, 1.5, **settings, replace=False))
     kept = np.asarray(process_logits(x, 1.5, **settings)) > -np.inf
     assert set(kept.any(axis=1)) == {True, False}
@@ -142,8 +142,8 @@ def test_effects_are_detected():
 @pytest.mark.slow
 @both_ways
 def test_one_result_however_it_is_called(replace):
-    x = make_logits(3, (6, 129), "normal", "all")
-    settings = make_settings(3, (6,), 129)
+    x = make_logits(3, (6, 100), "normal", "all")
+    settings = make_settings(3, (6,), 100)
     row_keys = jax.random.split(jax.random.key(3), 6)
 
     def call(key, x, settings):
@@ -168,7 +168,7 @@ def test_one_result_however_it_is_called(replace):
 @pytest.mark.slow
 @both_ways
 def test_vmap_over_some_arguments(replace):
-    x = make_logits(0, (3, 129))
+    x = make_logits(0, (3, 100))
     row_keys = jax.random.split(jax.random.key(3), 4)
     by_key = jax.vmap(lambda key: sample_n(key, x[0], 5, 0.9, replace=replace))(row_keys)
     tiled = np.repeat(x[:1], 4, axis=0)
@@ -220,7 +220,7 @@ def test_logits_sharded_over_the_vocabulary(replace):
 @both_ways
 @pytest.mark.parametrize("impl", ["rbg", "unsafe_rbg"])
 def test_other_key_implementations(impl, replace):
-    x = make_logits(0, (3, 129))
+    x = make_logits(0, (3, 100))
     key = jax.random.key(3, impl=impl)
     assert_equals_reference(key, x, 4, replace, {})
     assert_equals_reference(jax.random.split(key, 3), x, 4, replace, {})
@@ -228,7 +228,7 @@ def test_other_key_implementations(impl, replace):
 
 @pytest.mark.slow
 def test_sampling_params():
-    x = make_logits(0, (5, 129))
+    x = make_logits(0, (5, 100))
     params = SamplingParams.stack([{}, {"temperature": 0}, {"top_k": 3}, {"top_p": 0.5}, {}])
     settings = {name: np.asarray(params[name]) for name in params.keys()}  # noqa: SIM118
     result = sample_n(jax.random.key(0), x, 4, **params, replace=False)
@@ -239,7 +239,7 @@ def test_sampling_params():
 @pytest.mark.slow
 @both_ways
 def test_new_values_do_not_recompile(replace):
-    x = on_device(make_logits(0, (2, 129)))
+    x = on_device(make_logits(0, (2, 100)))
     key = jax.random.key(0)
     sample_n(key, x, 3, 0.5, 3, replace=replace)
     compilations = []
@@ -257,8 +257,8 @@ def test_new_values_do_not_recompile(replace):
 @both_ways
 @pytest.mark.parametrize("x64", [False, True])
 def test_strict_settings(x64, replace):
-    x = make_logits(0, (6, 129), "normal", "all", np.float64 if x64 else np.float32)
-    settings = make_settings(0, (6,), 129)
+    x = make_logits(0, (6, 100), "normal", "all", np.float64 if x64 else np.float32)
+    settings = make_settings(0, (6,), 100)
     expected = plain.sample_n(jax.random.key(0), x, 4, replace, **settings)
     with enable_x64(x64), jax.debug_nans(True), jax.debug_key_reuse(True):
         key = jax.random.key(0)
@@ -272,7 +272,7 @@ def test_strict_settings(x64, replace):
 @pytest.mark.slow
 @both_ways
 def test_gradient_through_tokens_is_zero_not_an_error(replace):
-    x = make_logits(0, (3, 129))
+    x = make_logits(0, (3, 100))
 
     def loss(x, temperature):
         tokens = sample_n(jax.random.key(0), x, 4, temperature, 50, replace=replace)
