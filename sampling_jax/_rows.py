@@ -1,5 +1,6 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
+import math
 from collections.abc import Callable
 from functools import partial
 from typing import Any, TypeVar
@@ -45,7 +46,7 @@ def few_at_a_time(function: Callable[..., Array]) -> Callable[..., Array]:
 
     def few_or_all(*args: Any) -> Array:
         leaves = jax.tree.leaves(args)
-        size = max(1, FEW // max(leaf[:1].size for leaf in leaves))
+        size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in leaves))
         if len(leaves[0]) <= size:
             return function(*args)
         parts = partial(by_parts, size)

@@ -218,7 +218,7 @@ def test_a_batch_that_changes_compiles_nothing():
             "i must be an integer, got float; pass the number of a row.",
         ),
         (
-            lambda stack: stack([{}]).replace_row(jnp.zeros(()), {}),
+            lambda stack: stack([{}]).replace_row(jnp.float32(0), {}),
             TypeError,
             "i must be an integer, got an array of dtype float32; pass the number of a row.",
         ),
