@@ -8,10 +8,10 @@ import numpy as np
 from jax import Array, lax
 
 from sampling_jax import _wide
+from sampling_jax._checks import LARGEST
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
 
-LARGEST = np.finfo(np.float32).max
 NEAR = 1 / 16  # how far from a guess a search looks, as a share of the bracket
 
 
