@@ -48,6 +48,15 @@ def to_chunks(x: Array) -> Array:
     return x.reshape(n, chunks, rows, lanes)
 
 
+def first_light(x: Array, weights: Array, threshold: Array) -> Array:
+    """float32 [N]: the largest of x that weighs less than uint32 [N]; -inf if none does.
+
+    Equal logits weigh the same, so what is too light begins with all the ties of a logit.
+    """
+    is_light = weights < per_row(threshold, x)
+    return jnp.max(jnp.where(is_light, x, -jnp.inf), axis=tuple(range(1, x.ndim)))
+
+
 def ids_of(x: Array) -> Array:
     """int32 [1, chunks, rows, lanes], the ids of the tokens of all chunks."""
     return lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
@@ -123,6 +132,21 @@ def locate(
     return (chunk * rows + row) * lanes + lane
 
 
+def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = None) -> Array:
+    """int32 [N], one of the tokens by their weights [N, chunks, rows, lanes]; -1 if all are 0.
+
+    Args:
+      bits: uint32 [N, 2].
+      sums: wide [N, chunks], of the weights, less those of the ids in `without`.
+      without: as in `locate`.
+    """
+    total = _wide.add_up(sums, axes=(1,))
+    prefix = all_above(jnp.zeros_like(total[0]), sums)
+    rest = _wide.fraction(bits, total)
+    token = locate(lambda weights: weights, weights, prefix, rest, without)
+    return jnp.where(_wide.is_positive(total), token, -1)
+
+
 def _descend(
     above: Wide, tied: Array, each: Wide, ties: Array, rest: Wide
 ) -> tuple[Array, Wide, Array]:
@@ -133,7 +157,7 @@ def _descend(
     kept = jnp.minimum(ties[:, None] - jnp.minimum(ties[:, None], earlier), tied)
     sums = _wide.carry(above[0] + each[0][:, None] * kept, above[1] + each[1][:, None] * kept)
     # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
-    passed = ~_wide.greater(_wide.running_sum(sums), (rest[0][:, None], rest[1][:, None]))
+    passed = ~_wide.greater(_wide.running_sum(sums), _wide.column(rest))
     parts = (passed.astype(jnp.uint32), kept, *sums)
     index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
     return index.astype(jnp.int32), _wide.subtract(rest, _wide.carry(*done)), ties - used

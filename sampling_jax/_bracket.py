@@ -54,12 +54,20 @@ def is_open(bracket: Bracket) -> Array:
     return after(bracket.low) < bracket.high
 
 
+def opened(x: Array, least: Array, target: Wide, wanted: Array) -> Bracket:
+    """All of x [N, ...] from rank int32 [N] upwards; closed in the rows bool [N] not wanted."""
+    high = jnp.max(rank(x), axis=tuple(range(1, x.ndim))) + 1
+    low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
+    nothing = _wide.keep(low > high, target)  # zeros that vary over devices as the target does
+    return Bracket(low, high, _wide.add(target, target), nothing)
+
+
 def learn(
     bracket: Bracket, pivots: Array, masses: Wide, target: Wide, wanted: Array | bool = True
 ) -> Bracket:
     """Tighten a bracket, given for pivots [N, P] the weights of all of that rank or more."""
     low, high, reached, above = bracket
-    is_missed = _wide.greater((target[0][:, None], target[1][:, None]), masses)
+    is_missed = _wide.greater(_wide.column(target), masses)
     is_new = (is_open(bracket) & wanted)[:, None]
     raises = is_new & ~is_missed & (pivots > low[:, None])
     lowers = is_new & is_missed & (pivots < high[:, None])

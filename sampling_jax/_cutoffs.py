@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
-from sampling_jax._blocks import per_row
+from sampling_jax._blocks import first_light, per_row
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
 from sampling_jax._rows import fold_vmap
 from sampling_jax._surprise import Scored, flat, mean_surprise, scored
@@ -109,8 +109,7 @@ def heavy(rows: Scored, threshold: Wide) -> Array:
     high, low = threshold
     # Nothing weighs 2**31.
     bound = jnp.where(high >= 2**12, jnp.uint32(2**31), _wide.narrow((high & (2**12 - 1), low)))
-    is_light = rows.weights < per_row(bound, rows.x)
-    light = jnp.max(jnp.where(is_light, rows.x, -jnp.inf), axis=(1, 2, 3))
+    light = first_light(rows.x, rows.weights, bound)
     is_top = (rows.x == per_row(rows.row.top, rows.x)) & (rows.x > -jnp.inf)
     return (rows.x > per_row(light, rows.x)) | is_top
 

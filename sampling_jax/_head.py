@@ -64,7 +64,7 @@ def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tup
         is_last = position == length[:, None] - 1
         survivors = _wide.add_up(_wide.keep(is_last, running), axes=(1,))
         target = top_p_target(settings.top_p, _wide.select(length <= size, survivors, total))
-        short = _wide.greater((target[0][:, None], target[1][:, None]), running)
+        short = _wide.greater(_wide.column(target), running)
         reached = jnp.sum(short, axis=1, dtype=jnp.int32) + 1
         length = jnp.where(p_on, jnp.minimum(reached, length), length)
     if settings.min_p is not None:

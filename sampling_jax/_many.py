@@ -12,7 +12,7 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import all_above, chunk_sums, locate, to_chunks
+from sampling_jax._blocks import chunk_sums, draw_by, to_chunks
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._sample import draw, keep
@@ -115,10 +115,7 @@ def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
     ) -> tuple[tuple[Array, Wide], None]:
         """Ids drawn so far [N, n] and sums of the rest, after draw i of bits [N, 2]."""
         (ids, sums), (i, bits) = left, draw
-        total = _wide.add_up(sums, axes=(1,))
-        prefix = all_above(jnp.zeros_like(total[0]), sums)
-        token = locate(lambda x: x, weights, prefix, _wide.fraction(bits, total), ids)
-        token = jnp.where((total[0] | total[1]) > 0, token, -1)
+        token = draw_by(bits, weights, sums, ids)
         weight = weights.reshape(len(ids), -1)[row, jnp.maximum(token, 0)][:, None]
         is_drawn = (token[:, None] >= 0) & (chunk == token[:, None] // weights[0, 0].size)
         sums = _wide.subtract(sums, _wide.keep(is_drawn, _wide.widen(weight)))

@@ -11,10 +11,19 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import End, Prefix, chunk_counts, chunk_sums, locate, per_row, to_chunks
+from sampling_jax._blocks import (
+    End,
+    Prefix,
+    chunk_counts,
+    chunk_sums,
+    first_light,
+    locate,
+    per_row,
+    to_chunks,
+)
 from sampling_jax._checks import check_number, check_range, float32
-from sampling_jax._prefix import mass
 from sampling_jax._weights import Row, clean, row_weights
+from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
 
@@ -97,7 +106,8 @@ def _mirostat(
     row = Row(top, jnp.full_like(top, LOG2_E))
     weights = row_weights(row, x)
     total = _wide.add_up(chunk_sums(weights), axes=(1,))
-    end = _end(x, weights, top, _threshold(mu, total))
+    light = first_light(x, weights, _threshold(mu, total))
+    end = End(light, ((light == top) & (top > -jnp.inf)).astype(jnp.uint32))
     bound = per_row(end.value, x)
     above = chunk_sums(jnp.where(x > bound, weights, 0))
     prefix = Prefix(end, above, chunk_counts(x == bound))
@@ -121,11 +131,3 @@ def _threshold(mu: Array, total: _wide.Wide) -> Array:
     least = _wide.ceil_share(power, total)
     too_heavy = _wide.widen(jnp.full_like(least[0], HEAVIEST + 1))
     return _wide.narrow(_wide.select(_wide.greater(least, too_heavy), too_heavy, least))
-
-
-def _end(x: Array, weights: Array, top: Array, threshold: Array) -> End:
-    """Where what weighs less than uint32 [N] begins in the ranking: after one token at least."""
-    # Equal logits weigh the same, so what is too light begins with all the ties of a logit.
-    is_light = weights < per_row(threshold, x)
-    light = jnp.max(jnp.where(is_light, x, -jnp.inf), axis=(1, 2, 3))
-    return End(light, ((light == top) & (top > -jnp.inf)).astype(jnp.uint32))

@@ -14,7 +14,6 @@ from sampling_jax._head import SIZE, end_in_head, head_of
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._whole import end_in_whole, weigh_above
-from sampling_jax._wide import Wide
 
 
 def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
@@ -61,11 +60,3 @@ def kept(x: Array, prefix: Prefix) -> Array:
     last = locate(is_tie, x, prefix._replace(above=nothing), rest)
     is_in = (ids_of(x) <= per_row(last, x)) & (per_row(prefix.end.ties, x) > 0)
     return (x > value) | ((x == value) & is_in)
-
-
-def mass(prefix: Prefix, row: Row) -> Wide:
-    """Wide [N], the weights of all that is kept."""
-    above = _wide.add_up(prefix.above, axes=(1,))
-    tied = jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
-    each = _wide.widen(row_weights(row, prefix.end.value))
-    return _wide.add(above, _wide.times(tied, each))

@@ -11,9 +11,10 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import End, Prefix, all_above, chunk_sums, locate, to_chunks
-from sampling_jax._prefix import find_prefix, mass
+from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import alike, few_at_a_time, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
+from sampling_jax._whole import mass
 
 
 def sample(

@@ -1,5 +1,7 @@
 """The one selection primitive: the shortest prefix of a ranking whose weights reach a target."""
 
+from functools import partial
+
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
@@ -13,6 +15,7 @@ from sampling_jax._bracket import (
     is_open,
     learn,
     missing,
+    opened,
     pivots_of,
     rank,
     value_of,
@@ -46,10 +49,8 @@ def shortest_prefix(
       float32 [N], the largest number such that the weights of all from it upwards reach the
       target; wide [N], the weights of all above it.
     """
-    high = jnp.max(rank(tops.logits), axis=(1, 2, 3)) + 1
-    low = jnp.where(wanted, jnp.minimum(rank(least), high - 1), high - 1)
-    nothing = _wide.keep(low > high, target)  # zeros that vary over devices as the target does
-    bracket = Bracket(low, high, _wide.add(target, target), nothing)
+    bracket = opened(tops.logits, rank(least), target, wanted)
+    nothing = bracket.above
 
     def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
         # One round at least, which settles a number that has many ties.
@@ -86,13 +87,15 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
     weights = jnp.where(known > -jnp.inf, weigh(known), 0)
     mass = _wide.add(base, sum_tokens(_wide.widen(weights)))
     is_inside = is_open(bracket) & ~_wide.greater(target, mass)
-    bracket = learn(bracket, after(rank(floor))[:, None], _column(mass), target)
+    bracket = learn(bracket, after(rank(floor))[:, None], _wide.column(mass), target)
 
     def close(bracket: Bracket) -> Bracket:
         bracket = _narrow(bracket, known, weigh, target, base, (0, FEWER), is_inside)
         head = head_of(Tops(_below(bracket, known), floor), weigh)
-        running = _wide.add(_column(bracket.above), _wide.running_sum(_wide.widen(head.weights)))
-        short = _wide.greater(_column(target), running)
+        running = _wide.add(
+            _wide.column(bracket.above), _wide.running_sum(_wide.widen(head.weights))
+        )
+        short = _wide.greater(_wide.column(target), running)
         count = jnp.sum(short, axis=1, dtype=jnp.int32)
         position = lax.iota(jnp.int32, short.shape[1])[None, :]
         value = jnp.min(jnp.where(position <= count[:, None], head.logits, jnp.inf), axis=1)
@@ -103,9 +106,11 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
             return _wide.add(bracket.above, _wide.add_up(_wide.widen(weights), axes=(1,)))
 
         closed = bracket._replace(low=rank(value), high=rank(value) + 1, above=weigh_above(value))
-        pivot, mass = after(rank(head.floor))[:, None], _column(weigh_above(head.floor))
+        pivot, mass = after(rank(head.floor))[:, None], _wide.column(weigh_above(head.floor))
         lower = learn(bracket, pivot, mass, target, is_inside)
-        return _where(is_inside & (count < head.length), closed, lower)
+        is_closed = is_inside & (count < head.length)
+        result: Bracket = jax.tree.map(partial(jnp.where, is_closed), closed, lower)
+        return result
 
     result: Bracket = lax.cond(jnp.any(is_inside), close, lambda b: b, bracket)
     return result
@@ -157,7 +162,7 @@ def _weigh_pivots(
     pivots = pivots_of(bracket, target, rounds)
     bounds = value_of(pivots).reshape(*pivots.shape, 1, 1, 1)
     masses = sum_tokens(_wide.widen(jnp.where(x[:, None] >= bounds, weights[:, None], 0)))
-    return learn(bracket, pivots, _wide.add(_column(base), masses), target, wanted)
+    return learn(bracket, pivots, _wide.add(_wide.column(base), masses), target, wanted)
 
 
 def _below(bracket: Bracket, x: Array) -> Array:
@@ -165,28 +170,16 @@ def _below(bracket: Bracket, x: Array) -> Array:
     return jnp.where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
 
 
-def _column(number: Wide) -> Wide:
-    return number[0][:, None], number[1][:, None]
-
-
 def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array, Wide]:
     """As `shortest_prefix`, for weights uint32 of the shape of x that x alone does not tell."""
     least = rank(jnp.min(jnp.where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
-    high = rank(jnp.max(x, axis=(1, 2, 3))) + 1
-    low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
-    nothing = _wide.keep(low > high, target)
-    start = Bracket(low, high, _wide.add(target, target), nothing)
+    start = opened(x, least, target, wanted)
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        return _weigh_pivots(bracket, x, weights, target, nothing, rounds), rounds + 1
+        return _weigh_pivots(bracket, x, weights, target, start.above, rounds), rounds + 1
 
     result, _ = lax.while_loop(
         lambda state: jnp.any(is_open(state[0])), body, (start, jnp.int32(0))
     )
     return value_of(result.low), result.above
-
-
-def _where(condition: Array, a: Bracket, b: Bracket) -> Bracket:
-    result: Bracket = jax.tree.map(lambda x, y: jnp.where(condition, x, y), a, b)
-    return result

@@ -19,7 +19,7 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import all_above, chunk_sums, locate, per_row
+from sampling_jax._blocks import chunk_sums, draw_by, per_row
 from sampling_jax._probability import Distribution, distribution_of, probability, probability_of
 from sampling_jax._weights import row_weights
 
@@ -178,8 +178,4 @@ def _last_token(
     is_residual = (accepted < length) & jnp.any(p > q, axis=(1, 2, 3))
     residual = jnp.where(p > q, p - q, 0)
     weights = jnp.where(per_row(is_residual, p), residual, row_weights(target.row, target.x))
-    sums = chunk_sums(weights)
-    total = _wide.add_up(sums, axes=(1,))
-    prefix = all_above(jnp.zeros_like(total[0]), sums)
-    token = locate(lambda weights: weights, weights, prefix, _wide.fraction(bits, total))
-    return jnp.where((total[0] | total[1]) > 0, token, -1)
+    return draw_by(bits, weights, chunk_sums(weights))

@@ -5,7 +5,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import End, chunk_counts, chunk_sums, per_row
+from sampling_jax._blocks import End, Prefix, chunk_counts, chunk_sums, first_light, per_row
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._search import shortest_prefix
 from sampling_jax._tops import Tops
@@ -35,6 +35,14 @@ def weigh_above(x: Array, tops: Tops, row: Row, value: Array, wanted: Array) -> 
     result: tuple[Wide, Array]
     result = lax.cond(is_deep, lambda: within(x), lambda: within(tops.logits))
     return result
+
+
+def mass(prefix: Prefix, row: Row) -> Wide:
+    """Wide [N], the weights of all that is kept."""
+    above = _wide.add_up(prefix.above, axes=(1,))
+    tied = jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
+    each = _wide.widen(row_weights(row, prefix.end.value))
+    return _wide.add(above, _wide.times(tied, each))
 
 
 def end_in_whole(
@@ -70,20 +78,16 @@ def end_in_whole(
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
         if not (settings.top_k is None or settings.top_p is None):
-            sums, _ = weigh_above(x, tops, row, end.value, is_on & counts & p_on)
-            survivors = _wide.add_up(sums, axes=(1,))
-            tied = _wide.times(end.ties, _wide.widen(row_weights(row, end.value)))
-            total = _wide.select(is_on & counts, _wide.add(survivors, tied), total)
+            survivors = weigh_above(x, tops, row, end.value, is_on & counts & p_on)
+            kept = mass(Prefix(end, *survivors), row)
+            total = _wide.select(is_on & counts, kept, total)
         return (end, total), None
 
     end = End(jnp.full_like(row.top, -jnp.inf), jnp.zeros_like(row.top, jnp.uint32))
     filters = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
     (end, _), _ = lax.scan(shorten, (end, total), jnp.array(filters, bool))
     if settings.min_p is not None:
-        threshold = min_p_threshold(settings.min_p)
-        # Equal logits weigh the same, so what is too light begins with all the ties of a logit.
-        is_light = row_weights(row, x) < per_row(threshold, x)
-        light = jnp.max(jnp.where(is_light, x, -jnp.inf), axis=(1, 2, 3))
+        light = first_light(x, row_weights(row, x), min_p_threshold(settings.min_p))
         is_shorter = m_on & (light >= end.value)
         end = End(jnp.where(is_shorter, light, end.value), jnp.where(is_shorter, 0, end.ties))
     return end

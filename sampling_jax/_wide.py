@@ -72,6 +72,16 @@ def greater(a: Wide, b: Wide) -> Array:
     return (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] > b[1]))
 
 
+def is_positive(number: Wide) -> Array:
+    """Whether it is more than 0."""
+    return (number[0] | number[1]) > 0
+
+
+def column(number: Wide) -> Wide:
+    """[N] as [N, 1]."""
+    return number[0][:, None], number[1][:, None]
+
+
 def approximate(number: Wide) -> Array:
     """The float32 nearest to a wide number, to two roundings."""
     high, low = (part.astype(jnp.float32) for part in number)

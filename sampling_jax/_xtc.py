@@ -75,7 +75,7 @@ def _changes(logits: Array, threshold: Array, probability: Array) -> Array:
     rows, threshold = scored(logits, threshold)
     bound = share_of(threshold, rows.total)
     heaviest = _wide.widen(jnp.full_like(bound[0], HEAVIEST))
-    is_on = ((bound[0] | bound[1]) > 0) & ~_wide.greater(bound, heaviest)
+    is_on = _wide.is_positive(bound) & ~_wide.greater(bound, heaviest)
     is_choice = heavy(rows, bound) & per_row(is_on, rows.x)
     least = jnp.min(jnp.where(is_choice, rows.x, jnp.inf), axis=(1, 2, 3))
     is_least = is_choice & (rows.x == per_row(least, rows.x))

@@ -79,6 +79,18 @@ def make_settings(seed, batch, v, names=("temperature", "top_k", "top_p", "min_p
     }
 
 
+def count_compilations():
+    """A list that grows by one with each program compiled from now on."""
+    compilations = []
+    jax.monitoring.register_event_duration_secs_listener(
+        lambda event, *_, **__: "backend_compile" in event and compilations.append(event)
+    )
+    jax.jit(lambda x: x + 1)(np.float32(0))
+    assert len(compilations) == 1  # the listener listens
+    compilations.clear()
+    return compilations
+
+
 def real_logits():
     """float32 [8, 49152]: next-token logits of a language model of 135M parameters."""
     path = Path(__file__).parent / "data/smollm2_logits_8x49152_f16.npy"
