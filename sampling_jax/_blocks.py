@@ -77,22 +77,40 @@ def sum_tokens(number: Wide) -> Wide:
 
 def chunk_sums(weights: Array) -> Wide:
     """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes]."""
+    return _sum_chunks(weights)[0]
+
+
+def sums_and_counts(weights: Array, condition: Array) -> tuple[Wide, Array]:
+    """`chunk_sums` and `chunk_counts`, in one pass."""
+    sums, (counts,) = _sum_chunks(weights, condition.astype(jnp.uint32))
+    return sums, counts
+
+
+def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
     n, chunks, rows, lanes = weights.shape
+    parts = [weights, *others]
     axes: tuple[int, ...] = (2, 2)
     if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
-        pairs = weights.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes)
-        weights = pairs[:, :, :, 0] + pairs[:, :, :, 1]
-        axes = (3, 2, 2)
-    sums = _wide.widen(weights)
+        pairs = (p.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes) for p in parts)
+        parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], (3, 2, 2)
+    (high, low), counts = _wide.widen(parts[0]), parts[1:]
     for axis in axes:  # one at a time, or a compiler walks along the lanes one by one
-        sums = _wide.add_up(sums, axes=(axis,))
-    return sums
+        high, low, *counts = _wide.sums(high, low, *counts, axes=(axis,))
+        high, low = _wide.carry(high, low)
+    return (high, low), counts
 
 
 def chunk_counts(condition: Array) -> Array:
     """uint32 [N, chunks] of bool [N, chunks, rows, lanes]."""
-    columns = jnp.sum(condition, axis=2, dtype=jnp.uint32)
+    # A barrier, or XLA makes one slow reduce of the two.
+    columns = lax.optimization_barrier(jnp.sum(condition, axis=2, dtype=jnp.uint32))
     return jnp.sum(columns, axis=2, dtype=jnp.uint32)
+
+
+def no_sums(like: Array, x: Array) -> Wide:
+    """Zeros for each chunk of x, varying over devices as [N] does."""
+    zeros = jnp.broadcast_to(jnp.zeros_like(like, jnp.uint32)[:, None], x.shape[:2])
+    return zeros, zeros
 
 
 def all_above(value: Array, sums: Wide) -> Prefix:
@@ -123,8 +141,8 @@ def locate(
     if without is not None:
         gone = places(without - chunk[:, None] * (rows * lanes), rows * lanes)
         weights = weights.reshape(-1, rows * lanes).at[gone].set(0).reshape(weights.shape)
-    sums = _wide.add_up(_wide.widen(weights), axes=(2,))
-    row, rest, ties = _descend(sums, jnp.sum(is_tie, axis=2, dtype=jnp.uint32), each, ties, rest)
+    high, low, tied = _wide.sums(*_wide.widen(weights), is_tie, axes=(2,))
+    row, rest, ties = _descend(_wide.carry(high, low), tied, each, ties, rest)
     weights, is_tie = (
         jnp.take_along_axis(v, row[:, None, None], axis=1)[:, 0] for v in (weights, is_tie)
     )
@@ -151,9 +169,7 @@ def _descend(
     above: Wide, tied: Array, each: Wide, ties: Array, rest: Wide
 ) -> tuple[Array, Wide, Array]:
     """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
-    position = lax.iota(jnp.int32, tied.shape[1])
-    is_before = (position[:, None] > position[None, :])[None]  # as n sums: they are one pass
-    earlier = jnp.sum(jnp.where(is_before, tied[:, None, :], 0), axis=2, dtype=jnp.uint32)
+    earlier = _wide.narrow(_wide.running_sum(_wide.widen(tied))) - tied
     kept = jnp.minimum(ties[:, None] - jnp.minimum(ties[:, None], earlier), tied)
     sums = _wide.carry(above[0] + each[0][:, None] * kept, above[1] + each[1][:, None] * kept)
     # Running sums never fall, so those not over `rest` come first, and add up to the last of them.

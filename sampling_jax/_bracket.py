@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from sampling_jax import _wide
+from sampling_jax._blocks import per_row
 from sampling_jax._checks import LARGEST
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
@@ -56,7 +57,7 @@ def is_open(bracket: Bracket) -> Array:
 
 def opened(x: Array, least: Array, target: Wide, wanted: Array) -> Bracket:
     """All of x [N, ...] from rank int32 [N] upwards; closed in the rows bool [N] not wanted."""
-    high = jnp.max(rank(x), axis=tuple(range(1, x.ndim))) + 1
+    high = rank(jnp.max(x, axis=tuple(range(1, x.ndim)))) + 1
     low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
     nothing = _wide.keep(low > high, target)  # zeros that vary over devices as the target does
     return Bracket(low, high, _wide.add(target, target), nothing)
@@ -69,30 +70,41 @@ def learn(
     low, high, reached, above = bracket
     is_missed = _wide.greater(_wide.column(target), masses)
     is_new = (is_open(bracket) & wanted)[:, None]
-    raises = is_new & ~is_missed & (pivots > low[:, None])
-    lowers = is_new & is_missed & (pivots < high[:, None])
     least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-    highest, *high_mass = _best(lax.gt, jnp.where(raises, pivots, least), masses, least)
-    lowest, *low_mass = _best(lax.lt, jnp.where(lowers, pivots, most), masses, most)
-    is_higher, is_lower = highest > least, lowest < most
-    return Bracket(
-        jnp.where(is_higher, highest, low),
-        jnp.where(is_lower, lowest, high),
-        _wide.select(is_higher, (high_mass[0], high_mass[1]), reached),
-        _wide.select(is_lower, (low_mass[0], low_mass[1]), above),
-    )
+    raises = jnp.where(is_new & ~is_missed, pivots, least)
+    lowers = jnp.where(is_new & is_missed, pivots, most)
+    low, *more = _best(lax.gt, (low, *reached), (raises, *masses), least)
+    high, *less = _best(lax.lt, (high, *above), (lowers, *masses), most)
+    return Bracket(low, high, (more[0], more[1]), (less[0], less[1]))
+
+
+def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
+    """As narrow as x [N, ...] allows, in the rows where that holds all that is in the bracket."""
+    low, high, *masses = bracket
+    axes = tuple(range(1, x.ndim))
+    least, most = (per_row(value_of(r), x) for r in (low, before(high)))
+    is_in = (x >= least) & (x <= most)
+    smallest = rank(jnp.min(jnp.where(is_in, x, jnp.inf), axis=axes))
+    largest = rank(jnp.max(jnp.where(is_in, x, -jnp.inf), axis=axes))
+    is_new = is_open(bracket) & wanted
+    return Bracket(jnp.where(is_new, smallest, low), jnp.where(is_new, largest + 1, high), *masses)
 
 
 def _best(
-    is_better: Callable[[Array, Array], Array], pivots: Array, masses: Wide, start: int
+    is_better: Callable[[Array, Array], Array],
+    old: tuple[Array, ...],
+    new: tuple[Array, ...],
+    start: int,
 ) -> list[Array]:
-    """The best of pivots [N, P] and its mass: as one reduce, which no compiler takes apart."""
+    """The best of a rank [N] and ranks [N, P], with its mass: one reduce, and nothing after it."""
+    every = [jnp.concatenate([o[:, None], n], axis=1) for o, n in zip(old, new, strict=True)]
 
     def better(a: list[Array], b: list[Array]) -> list[Array]:
         return [jnp.where(is_better(a[0], b[0]), x, y) for x, y in zip(a, b, strict=True)]
 
-    starts = [jnp.int32(start), jnp.uint32(0), jnp.uint32(0)]
-    result: list[Array] = lax.reduce([pivots, *masses], starts, better, (1,))
+    result: list[Array] = lax.reduce(
+        every, [jnp.int32(start), jnp.uint32(0), jnp.uint32(0)], better, (1,)
+    )
     return result
 
 

@@ -10,7 +10,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._blocks import End, Weigh
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
-from sampling_jax._tops import Tops
+from sampling_jax._tops import Tops, lane_tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide
 
@@ -28,6 +28,7 @@ class Head(NamedTuple):
 
 def head_of(tops: Tops, weigh: Weigh) -> Head:
     """The head of a ranking."""
+    tops = lane_tops(tops)
     # Largest first, which spares the partial sort of lax.top_k most of its work.
     n, *shape = tops.logits.shape
     candidates = jnp.moveaxis(tops.logits, 2, 1).reshape(n, math.prod(shape))

@@ -14,11 +14,11 @@ from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import (
     End,
     Prefix,
-    chunk_counts,
     chunk_sums,
     first_light,
     locate,
     per_row,
+    sums_and_counts,
     to_chunks,
 )
 from sampling_jax._checks import check_number, check_range, float32
@@ -109,8 +109,7 @@ def _mirostat(
     light = first_light(x, weights, _threshold(mu, total))
     end = End(light, ((light == top) & (top > -jnp.inf)).astype(jnp.uint32))
     bound = per_row(end.value, x)
-    above = chunk_sums(jnp.where(x > bound, weights, 0))
-    prefix = Prefix(end, above, chunk_counts(x == bound))
+    prefix = Prefix(end, *sums_and_counts(jnp.where(x > bound, weights, 0), x == bound))
     rest = _wide.fraction(bits, mass(prefix, row))
     token = locate(lambda x: row_weights(row, x), x, prefix, rest)
 

@@ -2,18 +2,18 @@
 
 import math
 
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import End, Prefix, chunk_sums, ids_of, locate, per_row
+from sampling_jax._blocks import End, Prefix, chunk_sums, ids_of, locate, no_sums, per_row
 from sampling_jax._filters import filters_on
 from sampling_jax._head import SIZE, end_in_head, head_of
+from sampling_jax._rows import where_wanted
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, row_weights
-from sampling_jax._whole import end_in_whole, weigh_above
+from sampling_jax._whole import prefix_in_whole, weigh_above
 
 
 def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
@@ -28,24 +28,20 @@ def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
     everything = lax.cond(
         jnp.any(is_open | (p_on & ~k_on)),
         lambda: chunk_sums(row_weights(row, x)),
-        lambda: (jnp.broadcast_to(jnp.zeros_like(row.top, jnp.uint32)[:, None], x.shape[:2]),) * 2,
+        lambda: no_sums(row.top, x),
     )
     total = _wide.add_up(everything, axes=(1,))
 
-    # A minimum that changes nothing: the tops vary over devices as the settings do, if they do.
-    tops = jax.tree.map(lambda t: jnp.minimum(t, per_row(row.top, t)), column_tops(x))
+    tops = column_tops(x)
     end, is_known = end_in_head(head_of(tops, lambda x: row_weights(row, x)), row, settings, total)
     unknown = ~(is_known | is_open)
     end = End(jnp.where(is_open, -jnp.inf, end.value), jnp.where(is_open, 0, end.ties))
 
-    def from_whole() -> End:
-        other = end_in_whole(x, tops, row, settings, total, unknown)
-        return End(*(jnp.where(unknown, a, b) for a, b in zip(other, end, strict=True)))
-
+    above, tied = weigh_above(tops.logits, row, end.value)
+    prefix = Prefix(end, _wide.select(is_open[:, None], everything, above), tied)
     if math.prod(x.shape[1:]) > SIZE:  # or a head holds every token
-        end = lax.cond(jnp.any(unknown), from_whole, lambda: end)
-    above, tied = weigh_above(x, tops, row, end.value, ~is_open)
-    return Prefix(end, _wide.select(is_open[:, None], everything, above), tied)
+        prefix = where_wanted(prefix_in_whole, unknown, prefix, x, tops, row, settings, total)
+    return prefix
 
 
 def kept(x: Array, prefix: Prefix) -> Array:

@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-FEW = 2**17  # tokens in so many rows
+FEW = 2**20  # tokens in so many rows
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 
@@ -75,3 +75,42 @@ def fold_vmap(function: Callable[..., Array]) -> Callable[..., Array]:
         return result.reshape(size, rows, *result.shape[1:]), True
 
     return folded
+
+
+def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+    """`function(*args, wanted)` of arrays [N, ...] in the rows bool [N] wanted, else `otherwise`.
+
+    On CPU one row after another, so that those not wanted cost nothing.
+    """
+
+    def whole(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+        def mix(new: Array, old: Array) -> Array:
+            return jnp.where(wanted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+
+        def mixed() -> Rows:
+            result: Rows = jax.tree.map(mix, function(*args, wanted), otherwise)
+            return result
+
+        result: Rows = lax.cond(jnp.any(wanted), mixed, lambda: otherwise)
+        return result
+
+    def by_rows(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+        def row(i: Array, result: Rows) -> Rows:
+            def put(all_rows: Array, one: Array) -> Array:
+                return lax.dynamic_update_slice_in_dim(all_rows, one, i, 0)
+
+            def replaced() -> Rows:
+                one = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, 1), (*args, wanted))
+                replaced: Rows = jax.tree.map(put, result, function(*one))
+                return replaced
+
+            chosen: Rows = lax.cond(wanted[i], replaced, lambda: result)
+            return chosen
+
+        result: Rows = lax.fori_loop(0, len(wanted), row, otherwise)
+        return result
+
+    if len(wanted) == 1:
+        return whole(wanted, otherwise, *args)
+    result: Rows = lax.platform_dependent(wanted, otherwise, *args, cpu=by_rows, default=whole)
+    return result

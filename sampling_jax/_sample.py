@@ -10,7 +10,8 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import End, Prefix, all_above, chunk_sums, locate, to_chunks
+from sampling_jax._blocks import Prefix, all_above, chunk_sums, locate, no_sums, to_chunks
+from sampling_jax._greedy import most_likely
 from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import alike, few_at_a_time, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
@@ -97,9 +98,19 @@ def _sample(key: Array, logits: Array, settings: Settings) -> Array:
 
 
 @fold_vmap
-@few_at_a_time
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
+    settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0], jnp.int32), logits[:, 0]))
+    tokens: Array = lax.cond(
+        jnp.all(is_greedy(settings.temperature)),
+        lambda: most_likely(logits) + zero,
+        lambda: _draw_rows(bits, logits, settings),
+    )
+    return tokens
+
+
+@few_at_a_time
+def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     return draw(bits, keep(logits, settings))
 
 
@@ -114,23 +125,18 @@ class Kept(NamedTuple):
 
 def keep(logits: Array, settings: RowSettings) -> Kept:
     """What settings [N] keep of logits [N, V]."""
-    x = lax.optimization_barrier(to_chunks(clean(logits)))  # or each pass cleans it again
-    tops = jnp.max(x, axis=(2, 3))  # of each chunk
-    settings, top = alike((settings, jnp.max(tops, axis=1)))
+    x = lax.optimization_barrier(to_chunks(clean(logits)))
+    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
     row = Row(top, scale(settings.temperature))
-    greedy = is_greedy(settings.temperature)
 
-    def only_greedy() -> Prefix:
-        is_top = (tops == top[:, None]).astype(jnp.uint32)
-        ties = jnp.full_like(top, x[:1].size, jnp.uint32)
-        return Prefix(End(top, ties), (jnp.zeros_like(is_top), jnp.zeros_like(is_top)), is_top)
+    def something() -> Prefix:
+        if settings.top_k is settings.top_p is settings.min_p is None:
+            return all_above(jnp.full_like(top, -jnp.inf), chunk_sums(row_weights(row, x)))
+        return find_prefix(x, row, settings)
 
-    def any_settings() -> Prefix:
-        if not (settings.top_k is settings.top_p is settings.min_p is None):
-            return find_prefix(x, row, settings)
-        return all_above(jnp.full_like(top, -jnp.inf), chunk_sums(row_weights(row, x)))
-
-    return Kept(x, row, greedy, lax.cond(jnp.all(greedy), only_greedy, any_settings))
+    # What a branch reads is in memory: else each pass over x would clean it again.
+    prefix = lax.cond(jnp.any(top > -jnp.inf), something, lambda: all_above(top, no_sums(top, x)))
+    return Kept(x, row, is_greedy(settings.temperature), prefix)
 
 
 def draw(bits: Array, kept: Kept) -> Array:

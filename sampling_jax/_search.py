@@ -1,8 +1,5 @@
 """The one selection primitive: the shortest prefix of a ranking whose weights reach a target."""
 
-from functools import partial
-
-import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -18,15 +15,14 @@ from sampling_jax._bracket import (
     opened,
     pivots_of,
     rank,
+    shrunk,
     value_of,
 )
-from sampling_jax._head import head_of
 from sampling_jax._tops import Tops, column_tops
 from sampling_jax._wide import Wide
 
 FEW = 512  # so many of a ranking are surely among the tops of its columns, if they are spread
-FEWER = 64  # and so many in a head
-ROUNDS = 4  # passes over the same logits before a closer look at the first of them
+ROUNDS = 4  # passes over all logits before a look at the tops of what is left
 
 
 def shortest_prefix(
@@ -34,8 +30,8 @@ def shortest_prefix(
 ) -> tuple[Array, Wide]:
     """Where the shortest prefix of x [N, chunks, rows, lanes] that reaches a target ends.
 
-    Passes over the tops of columns, or over all logits if the prefix goes below those, narrow it
-    down until what is left above its end fits into a head.
+    Passes over the tops of columns narrow it down to one number. If the prefix goes below those,
+    passes over all logits come first, until few are left above its end: then the tops of these.
 
     Args:
       x: clean logits.
@@ -53,8 +49,7 @@ def shortest_prefix(
     nothing = bracket.above
 
     def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
-        # One round at least, which settles a number that has many ties.
-        bracket = _narrow(bracket, x, weigh, target, nothing, (1, FEW), is_open(bracket))
+        bracket = _narrow(bracket, x, weigh, target, nothing)
         # A branch, so that what is left is in memory: the tops of that are found fast.
         left = lax.cond(
             jnp.any(is_open(bracket)),
@@ -89,61 +84,36 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
     is_inside = is_open(bracket) & ~_wide.greater(target, mass)
     bracket = learn(bracket, after(rank(floor))[:, None], _wide.column(mass), target)
 
-    def close(bracket: Bracket) -> Bracket:
-        bracket = _narrow(bracket, known, weigh, target, base, (0, FEWER), is_inside)
-        head = head_of(Tops(_below(bracket, known), floor), weigh)
-        running = _wide.add(
-            _wide.column(bracket.above), _wide.running_sum(_wide.widen(head.weights))
-        )
-        short = _wide.greater(_wide.column(target), running)
-        count = jnp.sum(short, axis=1, dtype=jnp.int32)
-        position = lax.iota(jnp.int32, short.shape[1])[None, :]
-        value = jnp.min(jnp.where(position <= count[:, None], head.logits, jnp.inf), axis=1)
+    def unfinished(state: tuple[Bracket, Array]) -> Array:
+        return jnp.any(is_open(state[0]) & is_inside)
 
-        def weigh_above(value: Array) -> Wide:
-            # Not of all in the head: the last of them may have ties beyond it.
-            weights = jnp.where(head.logits > value[:, None], head.weights, 0)
-            return _wide.add(bracket.above, _wide.add_up(_wide.widen(weights), axes=(1,)))
+    def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
+        bracket, rounds = state
+        bracket = _weigh_pivots(bracket, known, weights, target, base, rounds, is_inside)
+        return shrunk(bracket, known, is_inside), rounds + 1
 
-        closed = bracket._replace(low=rank(value), high=rank(value) + 1, above=weigh_above(value))
-        pivot, mass = after(rank(head.floor))[:, None], _wide.column(weigh_above(head.floor))
-        lower = learn(bracket, pivot, mass, target, is_inside)
-        is_closed = is_inside & (count < head.length)
-        result: Bracket = jax.tree.map(partial(jnp.where, is_closed), closed, lower)
-        return result
-
-    result: Bracket = lax.cond(jnp.any(is_inside), close, lambda b: b, bracket)
+    result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
     return result
 
 
-def _narrow(
-    bracket: Bracket,
-    x: Array,
-    weigh: Weigh,
-    target: Wide,
-    base: Wide,
-    until: tuple[int, int],
-    wanted: Array,
-) -> Bracket:
-    """Tighten brackets in the rows bool [N] that want it.
+def _narrow(bracket: Bracket, x: Array, weigh: Weigh, target: Wide, base: Wide) -> Bracket:
+    """Tighten brackets until few of the logits x above an end are left.
 
-    Args:
-      until: how many rounds at least, and the number of logits above the end that is few enough.
-      x: clean logits [N, chunks, rows, lanes], all of those in the bracket at least.
-      base: wide [N], the weights of all logits above the bracket that x does not hold.
+    `base` is wide [N], zeros.
     """
     weights = jnp.where(x > -jnp.inf, weigh(x), 0)
 
     def unfinished(state: tuple[Bracket, Array]) -> Array:
         bracket, rounds = state
         each = weigh(value_of(bracket.low)).astype(jnp.float32)
-        is_far = missing(bracket, target) > until[1] * each
-        goes_on = is_open(bracket) & (is_far | (rounds < until[0]))
-        return jnp.any(wanted & goes_on) & (rounds < ROUNDS)
+        is_far = missing(bracket, target) > FEW * each
+        # One round at least, which settles a number that has many ties.
+        goes_on = is_open(bracket) & (is_far | (rounds == 0))
+        return jnp.any(goes_on) & (rounds < ROUNDS)
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        return _weigh_pivots(bracket, x, weights, target, base, rounds, wanted), rounds + 1
+        return _weigh_pivots(bracket, x, weights, target, base, rounds), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
     return result
@@ -177,7 +147,8 @@ def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        return _weigh_pivots(bracket, x, weights, target, start.above, rounds), rounds + 1
+        bracket = _weigh_pivots(bracket, x, weights, target, start.above, rounds)
+        return shrunk(bracket, x, wanted), rounds + 1
 
     result, _ = lax.while_loop(
         lambda state: jnp.any(is_open(state[0])), body, (start, jnp.int32(0))

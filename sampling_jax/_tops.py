@@ -28,6 +28,23 @@ def column_tops(x: Array) -> Tops:
     return Tops(tops, jnp.max(tops[:, :, -1], axis=(1, 2)))
 
 
+def lane_tops(tops: Tops) -> Tops:
+    """The tops of the lanes of 16 chunks at a time, twice as deep, from those of their columns."""
+    x, floor = tops
+    n, chunks, depth, lanes = x.shape
+    if chunks <= 2:
+        return tops
+    groups = -(-chunks // 16)
+    half = -(-chunks // (2 * groups))
+    padding = ((0, 0), (0, 2 * half * groups - chunks), (0, 0), (0, 0))
+    x = jnp.pad(x, padding, constant_values=-jnp.inf).reshape(n, groups, 2, half, depth, lanes)
+    order = [(0, i) for i in range(depth)] + [(1, i) for i in reversed(range(depth))]
+    merged = _merge([x[:, :, side, :, i] for side, i in order])
+    start = [jnp.float32(-jnp.inf)] * len(merged)
+    x = jnp.stack(lax.reduce(merged, start, _largest, (2,)), axis=2)
+    return Tops(x, jnp.maximum(floor, jnp.max(x[:, :, -1], axis=(1, 2))))
+
+
 def _exchange(x: list[Array], i: int, j: int) -> None:
     """Let x[i] >= x[j]."""
     is_greater = x[i] > x[j]
@@ -41,9 +58,17 @@ def _sort(x: list[Array]) -> list[Array]:
     return x
 
 
-def _largest(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
-    """The four largest of two sorted fours, sorted."""
-    x = [jnp.where(m > n, m, n) for m, n in zip(a, reversed(b), strict=True)]
-    for i, j in ((0, 2), (1, 3), (0, 1), (2, 3)):
-        _exchange(x, i, j)
+def _merge(x: list[Array]) -> list[Array]:
+    """A power of two of arrays that fall, then rise, element by element: sorted."""
+    half = len(x) // 2
+    while half:
+        for i in range(len(x)):
+            if not i & half:
+                _exchange(x, i, i + half)
+        half //= 2
     return x
+
+
+def _largest(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
+    """The larger half of two sorted lists, sorted."""
+    return _merge([jnp.where(m > n, m, n) for m, n in zip(a, reversed(b), strict=True)])

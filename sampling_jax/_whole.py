@@ -1,11 +1,21 @@
 """The end of what the filters keep, searched for among all tokens: right for every row."""
 
+import jax
 import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import End, Prefix, chunk_counts, chunk_sums, first_light, per_row
+from sampling_jax._blocks import (
+    End,
+    Prefix,
+    all_above,
+    chunk_counts,
+    first_light,
+    no_sums,
+    per_row,
+    sums_and_counts,
+)
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._search import shortest_prefix
 from sampling_jax._tops import Tops
@@ -13,28 +23,18 @@ from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide
 
 
-def weigh_above(x: Array, tops: Tops, row: Row, value: Array, wanted: Array) -> tuple[Wide, Array]:
+def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     """Of each chunk of x, the weights of all logits above a value and how many are equal to it.
 
     Args:
       value: float32 [N].
-      wanted: bool [N]; other rows cost nothing and give anything.
 
     Returns:
       wide [N, chunks] and uint32 [N, chunks].
     """
-
-    def within(source: Array) -> tuple[Wide, Array]:
-        bound = per_row(value, source)
-        weights = jnp.where(source > bound, row_weights(row, source), 0)
-        return chunk_sums(weights), chunk_counts(source == bound)
-
-    if tops.logits.shape == x.shape:
-        return within(x)
-    is_deep = jnp.any(wanted & ~(value > tops.floor))
-    result: tuple[Wide, Array]
-    result = lax.cond(is_deep, lambda: within(x), lambda: within(tops.logits))
-    return result
+    bound = per_row(value, x)
+    weights = jnp.where(x > bound, row_weights(row, x), 0)
+    return sums_and_counts(weights, x == bound)
 
 
 def mass(prefix: Prefix, row: Row) -> Wide:
@@ -45,13 +45,15 @@ def mass(prefix: Prefix, row: Row) -> Wide:
     return _wide.add(above, _wide.times(tied, each))
 
 
-def end_in_whole(
+def prefix_in_whole(
     x: Array, tops: Tops, row: Row, settings: RowSettings, total: Wide, wanted: Array
-) -> End:
-    """The end of the prefix of x [N, chunks, rows, lanes], in the rows bool [N] that want it.
+) -> Prefix:
+    """The prefix of x [N, chunks, rows, lanes], in the rows bool [N] that want it.
 
     `total` is the weight of the whole row, read where top_p is on and top_k is off.
     """
+    # A minimum that changes nothing: the tops vary over devices as the settings do, if they do.
+    tops = jax.tree.map(lambda t: jnp.minimum(t, per_row(row.top, t)), tops)
     k_on, p_on, m_on = filters_on(settings, row.top)
     # Nothing counts below: weights are 0 from 31 octaves down.
     weightless = row.top - 32 / row.scale
@@ -60,9 +62,28 @@ def end_in_whole(
         tokens = jnp.sum(chunk_counts(x > -jnp.inf), axis=1, dtype=jnp.uint32)
         top_k = jnp.clip(settings.top_k.astype(jnp.uint32), 1, jnp.maximum(tokens, 1))
 
-    def shorten(state: tuple[End, Wide], counts: Array) -> tuple[tuple[End, Wide], None]:
-        """Apply top_k if `counts`, else top_p."""
-        end, total = state
+    if settings.min_p is not None:
+        light = first_light(x, row_weights(row, x), min_p_threshold(settings.min_p))
+
+    def prefix_to(end: End, is_last: Array | bool) -> Prefix:
+        """The prefix to an end, or to that of min_p if it is the last filter but this."""
+        if settings.min_p is not None:
+            is_shorter = m_on & (light >= end.value) & is_last
+            end = End(jnp.where(is_shorter, light, end.value), jnp.where(is_shorter, 0, end.ties))
+        # The tops hold all that is above their floor.
+        is_deep = jnp.any(wanted & ~(end.value > tops.floor))
+        sources = (lambda: x, lambda: tops.logits)
+        above, tied = lax.cond(
+            is_deep, *(lambda s=s: weigh_above(s(), row, end.value) for s in sources)
+        )
+        return Prefix(end, above, tied)
+
+    def shorten(
+        state: tuple[Prefix, Wide], step: tuple[Array, Array]
+    ) -> tuple[tuple[Prefix, Wide], None]:
+        """Apply top_k if it `counts`, else top_p."""
+        (end, *_), total = state
+        counts, is_last = step
 
         def weigh(x: Array) -> Array:
             one = jnp.ones_like(x, jnp.uint32)
@@ -77,17 +98,14 @@ def end_in_whole(
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
-        if not (settings.top_k is None or settings.top_p is None):
-            survivors = weigh_above(x, tops, row, end.value, is_on & counts & p_on)
-            kept = mass(Prefix(end, *survivors), row)
-            total = _wide.select(is_on & counts, kept, total)
-        return (end, total), None
+        prefix = prefix_to(end, is_last)
+        return (prefix, _wide.select(is_on & counts, mass(prefix, row), total)), None
 
-    end = End(jnp.full_like(row.top, -jnp.inf), jnp.zeros_like(row.top, jnp.uint32))
-    filters = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
-    (end, _), _ = lax.scan(shorten, (end, total), jnp.array(filters, bool))
-    if settings.min_p is not None:
-        light = first_light(x, row_weights(row, x), min_p_threshold(settings.min_p))
-        is_shorter = m_on & (light >= end.value)
-        end = End(jnp.where(is_shorter, light, end.value), jnp.where(is_shorter, 0, end.ties))
-    return end
+    everything = all_above(jnp.full_like(row.top, -jnp.inf), no_sums(row.top, x))
+    counts = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
+    if not counts:
+        return prefix_to(everything.end, True)
+    is_last = [False] * (len(counts) - 1) + [True]
+    steps = jnp.array(counts, bool), jnp.array(is_last, bool)
+    (prefix, _), _ = lax.scan(shorten, (everything, total), steps)
+    return prefix

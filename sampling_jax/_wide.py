@@ -9,6 +9,7 @@ from jax import Array, lax
 
 Wide = tuple[Array, Array]
 
+BLOCK = 16
 LOW_BITS = 19
 LOW_MASK = 2**LOW_BITS - 1
 
@@ -49,6 +50,20 @@ def add_up(number: Wide, axes: tuple[int, ...]) -> Wide:
 
 def running_sum(number: Wide) -> Wide:
     """Inclusive running sums of [N, n], for small n: as n sums, they are one pass."""
+    n = number[0].shape[1]
+    if n % BLOCK or n <= 2 * BLOCK:
+        return _running_sum(number)
+    # In blocks, as a compiler computes the terms again for each sum.
+    blocks = number[0].reshape(-1, BLOCK), number[1].reshape(-1, BLOCK)
+    high, low = _running_sum(blocks)
+    inside = high.reshape(-1, n // BLOCK, BLOCK), low.reshape(-1, n // BLOCK, BLOCK)
+    last = inside[0][:, :, -1], inside[1][:, :, -1]
+    earlier = subtract(_running_sum(last), last)
+    sums = add(inside, (earlier[0][:, :, None], earlier[1][:, :, None]))
+    return sums[0].reshape(-1, n), sums[1].reshape(-1, n)
+
+
+def _running_sum(number: Wide) -> Wide:
     n = number[0].shape[1]
     position = lax.iota(jnp.int32, n)
     before = (position[:, None] >= position[None, :])[None]

@@ -5,14 +5,14 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from inputs import make_logits, make_settings, on_device
+from inputs import HOLES, make_logits, make_settings, on_device
 from scipy.stats import norm
 
 from sampling_jax import _rows, process_logits, reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._blocks import chunk_sums, to_chunks
 from sampling_jax._head import end_in_head, head_of
-from sampling_jax._tops import column_tops
+from sampling_jax._tops import column_tops, lane_tops
 from sampling_jax._weights import Row, clean, row_weights, scale
 from sampling_jax._wide import add_up
 
@@ -130,7 +130,8 @@ def test_an_end_below_many_zeros():
         np.testing.assert_array_equal(sample(key, x, **OFF | settings), tokens)
 
 
-def test_all_paths_in_one_batch():
+@pytest.mark.parametrize("rows", ["one by one", "at once"])
+def test_all_paths_in_one_batch(rows, monkeypatch):
     """Rows that end in the head, the tops and below, greedy ones and empty ones, side by side."""
     rng = np.random.default_rng(1)
     x = np.concatenate([spread(rng), spread(rng), levels(rng), contiguous(rng)])
@@ -142,6 +143,13 @@ def test_all_paths_in_one_batch():
         "min_p": on_device(rng.choice([0, 1e-4, 0.1], 16)),
     }
     assert set(where_rows_end(x[:12], jax.tree.map(lambda a: a[:12], settings))) >= {"head", "all"}
+    if rows == "at once":  # as on every platform but CPU; without a row, as another program
+        monkeypatch.setattr(
+            jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)
+        )
+        x, settings = jax.tree.map(lambda a: a[1:], (x, settings))
+    program = str(jax.make_jaxpr(sample)(jax.random.key(0), x, **settings))
+    assert ("platform_index" in program) == (rows == "one by one")
     for seed in range(3):
         key = jax.random.key(seed)
         np.testing.assert_array_equal(
@@ -149,14 +157,27 @@ def test_all_paths_in_one_batch():
         )
 
 
-@pytest.mark.parametrize("v", [1, 128, 129, 512, 513, 640, 1024, 4096, 4097, 20000])
-def test_tops_hold_all_above_their_floor(v):
+@pytest.mark.parametrize("v", [1, 100, 4096, 4097, 8292])
+def test_a_batch_of_greedy_rows(v):
+    for seed, holes in enumerate(HOLES):
+        for spread in ("normal", "bfloat16 ties", "signed zeros", "all equal", "descending"):
+            x = make_logits(seed, (3, v), spread, holes)
+            key = jax.random.key(seed)
+            tokens = reference.sample(key, x, temperature=0.0)
+            np.testing.assert_array_equal(sample(key, x, temperature=0.0), tokens)
+
+
+@pytest.mark.parametrize("v", [1, 128, 129, 512, 513, 640, 1024, 4096, 4097, 20000, 70000])
+@pytest.mark.parametrize("of", ["columns", "lanes"])
+def test_tops_hold_all_above_their_floor(v, of):
     x = make_logits(v, (3, v), "bfloat16 ties", "-inf")
-    tops = jax.jit(lambda x: column_tops(to_chunks(x)))(x)
+    top = {"columns": column_tops, "lanes": lambda x: lane_tops(column_tops(x))}[of]
+    tops = jax.jit(lambda x: top(to_chunks(x)))(x)
     for row, found, floor in zip(x, np.asarray(tops.logits), np.asarray(tops.floor), strict=True):
         np.testing.assert_array_equal(
             np.sort(found[found > floor]), np.sort(row[row > floor]).astype(np.float32)
         )
+        assert v < 20000 or 100 < np.sum(row > floor) < 3000
 
 
 @pytest.mark.parametrize(
