@@ -25,6 +25,7 @@ from sampling_jax._process import process_logits as process_logits
 from sampling_jax._repeats import apply_dry as apply_dry
 from sampling_jax._repeats import apply_no_repeat_ngram as apply_no_repeat_ngram
 from sampling_jax._sample import sample as sample
+from sampling_jax._scored import sample_with_logprobs as sample_with_logprobs
 from sampling_jax._sigma import apply_top_n_sigma as apply_top_n_sigma
 from sampling_jax._speculative import speculative_verify as speculative_verify
 from sampling_jax._typical import apply_typical_p as apply_typical_p

@@ -49,7 +49,9 @@ def from_host(name: str, value: Any, vocabulary: int) -> Any:
     """A checked setting in one dtype, or an int after a float would compile again."""
     if value is None or isinstance(value, jax.Array):
         return value
-    if name == "top_k":  # any integer, of whatever size
+    if name == "top_k" and isinstance(value, int):
+        return np.array(min(max(value, 0), vocabulary), np.int32)
+    if name == "top_k":  # any integers, of whatever size
         return np.array(np.clip(np.array(value, object), 0, vocabulary), np.int32)
     return float32(value)
 

@@ -1,6 +1,5 @@
 """Several tokens for each row of logits: independent ones, or all different."""
 
-import math
 import operator
 from functools import partial
 
@@ -10,12 +9,12 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
-from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
-from sampling_jax._bits import check_key, random_bits
+from sampling_jax._arguments import RowSettings, Settings, check
+from sampling_jax._bits import check_key
 from sampling_jax._blocks import chunk_sums, draw_by, to_chunks
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
-from sampling_jax._sample import draw, keep
+from sampling_jax._sample import draw, flat_draws, keep
 from sampling_jax._weights import Row, clean, row_weights, scale
 from sampling_jax._wide import Wide
 
@@ -79,14 +78,10 @@ def sample_n(
 
 @partial(jax.jit, static_argnames=("n", "replace"))
 def _sample_n(key: Array, logits: Array, settings: Settings, n: int, replace: bool) -> Array:
-    *shape, vocabulary = logits.shape
-    batch = tuple(shape)
+    batch = logits.shape[:-1]
     if 0 in batch:
         return jnp.zeros((*batch, n), jnp.int32)
-    bits = random_bits(key, batch, (n,)).reshape(math.prod(batch), n, 2)
-    row_settings = flat_settings(settings, batch, vocabulary)
-    # A token has no gradient, and asking for one through it must not fail.
-    rows = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), row_settings))
+    rows = flat_draws(key, logits, settings, (n,))
     tokens = _independent(*rows) if replace else _distinct(*rows)
     return tokens.reshape(*batch, n)
 

@@ -26,37 +26,41 @@ def alike(values: Rows) -> Rows:
     return result
 
 
-def few_at_a_time(function: Callable[..., Array]) -> Callable[..., Array]:
+def few_at_a_time(function: Callable[..., Rows]) -> Callable[..., Rows]:
     """`function` of arrays [N, ...], a few rows after another on CPU.
 
     Their temporaries stay in the cache, where those of a large batch are new pages in each call;
     and a branch that one row needs costs the few rows beside it, not the batch.
     """
 
-    def by_parts(size: int, *args: Any) -> Array:
+    def by_parts(size: int, *args: Any) -> Rows:
         n = len(jax.tree.leaves(args)[0])
 
-        def part(start: Array) -> Array:
+        def part(start: Array) -> Rows:
             return function(*jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), args))
+
+        def joined(parts: Array) -> Array:
+            first = parts[:-1].reshape(-1, *parts.shape[2:])
+            return jnp.concatenate([first, parts[-1, len(first) + size - n :]])
 
         # The last rows may overlap those before them, which does no harm.
         parts = lax.map(part, jnp.minimum(jnp.arange(0, n, size, dtype=jnp.int32), n - size))
-        first = parts[:-1].reshape(-1, *parts.shape[2:])
-        return jnp.concatenate([first, parts[-1, len(first) + size - n :]])
+        result: Rows = jax.tree.map(joined, parts)
+        return result
 
-    def few_or_all(*args: Any) -> Array:
+    def few_or_all(*args: Any) -> Rows:
         leaves = jax.tree.leaves(args)
         size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in leaves))
         if len(leaves[0]) <= size:
             return function(*args)
         parts = partial(by_parts, size)
-        result: Array = lax.platform_dependent(*args, cpu=parts, default=function)
+        result: Rows = lax.platform_dependent(*args, cpu=parts, default=function)
         return result
 
     return few_or_all
 
 
-def fold_vmap(function: Callable[..., Array]) -> Callable[..., Array]:
+def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
     """`function` of arrays [N, ...], so that under vmap a branch still runs for the whole batch.
 
     Without this `lax.cond` would run both branches, and vmap of a row would cost several times
@@ -65,14 +69,16 @@ def fold_vmap(function: Callable[..., Array]) -> Callable[..., Array]:
     folded = custom_vmap(function)
 
     @folded.def_vmap
-    def _rule(size: int, batched: Any, *args: Any) -> tuple[Array, bool]:
+    def _rule(size: int, batched: Any, *args: Any) -> tuple[Rows, Any]:
         def fold(value: Array, is_batched: bool) -> Array:
             value = value if is_batched else jnp.broadcast_to(value, (size, *value.shape))
             return value.reshape(size * value.shape[1], *value.shape[2:])
 
-        result = folded(*jax.tree.map(fold, args, tuple(batched)))
-        rows = len(result) // max(size, 1)
-        return result.reshape(size, rows, *result.shape[1:]), True
+        def unfold(value: Array) -> Array:
+            return value.reshape(size, len(value) // max(size, 1), *value.shape[1:])
+
+        result = jax.tree.map(unfold, folded(*jax.tree.map(fold, args, tuple(batched))))
+        return result, jax.tree.map(lambda _: True, result)
 
     return folded
 

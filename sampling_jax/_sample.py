@@ -1,5 +1,6 @@
 """One token for each row of logits."""
 
+import math
 from typing import NamedTuple
 
 import jax
@@ -87,14 +88,23 @@ def sample(
 
 @jax.jit
 def _sample(key: Array, logits: Array, settings: Settings) -> Array:
-    *batch, vocabulary = logits.shape
+    batch = logits.shape[:-1]
     if 0 in batch:
         return jnp.zeros(batch, jnp.int32)
-    bits = random_bits(key, tuple(batch)).reshape(-1, 2)
-    row_settings = flat_settings(settings, tuple(batch), vocabulary)
+    return _sample_rows(*flat_draws(key, logits, settings)).reshape(batch)
+
+
+def flat_draws(
+    key: Array, logits: Array, settings: Settings, each: tuple[int, ...] = ()
+) -> tuple[Array, Array, RowSettings]:
+    """Bits uint32 [N, *each, 2], logits [N, V] and settings [N]."""
+    *batch, vocabulary = logits.shape
+    bits = random_bits(key, tuple(batch), each).reshape(math.prod(batch), *each, 2)
+    flat = flat_settings(settings, tuple(batch), vocabulary)
     # A token has no gradient, and asking for one through it must not fail.
-    rows = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), row_settings))
-    return _sample_rows(*rows).reshape(batch)
+    result: tuple[Array, Array, RowSettings]
+    result = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), flat))
+    return result
 
 
 @fold_vmap

@@ -218,6 +218,7 @@ def test_public_names():
         "reference",
         "sample",
         "sample_n",
+        "sample_with_logprobs",
         "speculative_verify",
         "suppress_tokens",
         "update_history",

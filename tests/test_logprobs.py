@@ -9,7 +9,16 @@ from inputs import DTYPES, HOLES, few_logits, make_logits, make_settings, real_l
 from references import logprobs as plain
 from test_strict_settings import enable_x64
 
-from sampling_jax import log_kept_mass, log_prob, logprobs, process_logits, reference, sample
+from sampling_jax import (
+    _rows,
+    log_kept_mass,
+    log_prob,
+    logprobs,
+    process_logits,
+    reference,
+    sample,
+    sample_with_logprobs,
+)
 
 KEY = jax.random.key(0)
 # A difference of float32 logits is exact here too; what is left is a quotient, a sum and a log.
@@ -104,6 +113,68 @@ def test_log_prob_equals_reference(x, seed):
     result = np.asarray(log_prob(x, tokens, **settings))
     assert result.dtype == np.float32
     np.testing.assert_allclose(result, plain.log_prob(x, tokens, settings), **CLOSE)
+
+
+@given(few_logits, seeds)
+def test_sample_with_logprobs_equals_both(x, seed):
+    settings = make_settings(seed, x.shape[:-1], x.shape[-1])
+    key = jax.random.key(seed)
+    tokens, result = sample_with_logprobs(key, x, **settings)
+    assert (tokens.dtype, result.dtype) == (np.int32, np.float32)
+    np.testing.assert_array_equal(tokens, reference.sample(key, x, **settings))
+    np.testing.assert_allclose(result, plain.log_prob(x, tokens, settings), **CLOSE)
+    assert (result <= 0).all()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("x64", [False, True])
+def test_sample_with_logprobs_in_every_form(x64, monkeypatch):
+    x = make_logits(0, (8, 301), "normal", "all")
+    settings = make_settings(0, (8,), 301)
+    keys = jax.random.split(KEY, 8)
+    rows = (keys, x, settings)
+
+    def call(key, x, settings):
+        return sample_with_logprobs(key, x, **settings)
+
+    mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
+    spec = jax.sharding.PartitionSpec("rows")
+    mapped = jax.shard_map(call, mesh=mesh, in_specs=spec, out_specs=spec)
+    with enable_x64(x64), jax.debug_nans(True):
+        tokens, result = call(*rows)
+    with enable_x64(x64), jax.debug_nans(False):
+        others = [f(*rows) for f in (jax.jit(call), jax.vmap(call), jax.jit(mapped))]
+        monkeypatch.setattr(_rows, "FEW", 1000)  # three rows at a time
+        jax.clear_caches()
+        others.append(call(*rows))
+    np.testing.assert_array_equal(tokens, sample(keys, x, **settings))
+    np.testing.assert_allclose(result, plain.log_prob(x, tokens, settings), **CLOSE)
+    for other in others:
+        np.testing.assert_array_equal(other[0], tokens)
+        np.testing.assert_allclose(other[1], result, rtol=1e-6, atol=1e-6)
+    empty = sample_with_logprobs(KEY, np.zeros((0, 5), np.float32))
+    assert [(part.shape, part.dtype) for part in empty] == [((0,), np.int32), ((0,), np.float32)]
+
+
+@pytest.mark.slow
+def test_sample_with_logprobs_has_no_gradient():
+    def loss(x, temperature):
+        return sample_with_logprobs(KEY, x, temperature, 3)[1].sum()
+
+    x = jnp.asarray(make_logits(0, (3, 50)))
+    for gradient in jax.grad(loss, (0, 1))(x, jnp.float32(0.7)):
+        np.testing.assert_array_equal(gradient, 0)
+
+
+@pytest.mark.slow
+def test_sample_with_logprobs_of_real_logits():
+    """Of a few tokens and of many, the log-probability is that of exact arithmetic."""
+    x = real_logits()
+    for settings in ({}, {"temperature": 0.8, "top_k": 50, "top_p": 0.9}, {"temperature": 5.0}):
+        tokens, result = sample_with_logprobs(KEY, x, **settings)
+        np.testing.assert_array_equal(tokens, sample(KEY, x, **settings))
+        full = {"temperature": 1.0, **settings}
+        np.testing.assert_allclose(result, plain.log_prob(x, tokens, full), **CLOSE)
 
 
 @given(few_logits, seeds)
