@@ -52,7 +52,7 @@ def before(ranks: Array) -> Array:
 
 def is_open(bracket: Bracket) -> Array:
     """Bool [N]: whether more than one number is left."""
-    return after(bracket.low) < bracket.high
+    return bracket.low < before(bracket.high)
 
 
 def opened(x: Array, least: Array, target: Wide, wanted: Array) -> Bracket:
@@ -120,11 +120,12 @@ def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
     """
     low, high, reached, above = bracket
     half = ((high - low).astype(jnp.uint32) >> 1).astype(jnp.int32)
-    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
+    last = before(high)
+    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, last))
     guess = missing(bracket, target) / jnp.maximum(
         _wide.approximate(_wide.subtract(reached, above)), 1
     )
     shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
     near = (rank(bottom * share + top * (1 - share)) for share in shares)
-    pivots = jnp.stack([jnp.where(rounds == 0, high - 1, low + half), *near], axis=1)
-    return after(jnp.clip(pivots, low[:, None] + 1, high[:, None] - 1) - 1)
+    pivots = jnp.stack([jnp.where(rounds == 0, last, low + half), *near], axis=1)
+    return after(jnp.clip(pivots, low[:, None] + 1, last[:, None]) - 1)

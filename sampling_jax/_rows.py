@@ -75,8 +75,14 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
             return value.reshape(size * value.shape[1], *value.shape[2:])
 
         def unfold(value: Array) -> Array:
-            return value.reshape(size, len(value) // max(size, 1), *value.shape[1:])
+            return value.reshape(size, len(value) // size, *value.shape[1:])
 
+        if size == 0:  # as of one, and none of it
+            one = jax.tree.map(
+                lambda a, b: jnp.zeros((1, *a.shape[1:]), a.dtype) if b else a, args, tuple(batched)
+            )
+            result, is_batched = _rule(1, batched, *one)
+            return jax.tree.map(lambda a: a[:0], result), is_batched
         result = jax.tree.map(unfold, folded(*jax.tree.map(fold, args, tuple(batched))))
         return result, jax.tree.map(lambda _: True, result)
 

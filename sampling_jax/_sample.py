@@ -1,6 +1,7 @@
 """One token for each row of logits."""
 
 import math
+from collections.abc import Callable
 from typing import NamedTuple
 
 import jax
@@ -14,7 +15,7 @@ from sampling_jax._bits import check_key, random_bits
 from sampling_jax._blocks import Prefix, all_above, chunk_sums, locate, no_sums, to_chunks
 from sampling_jax._greedy import most_likely
 from sampling_jax._prefix import find_prefix
-from sampling_jax._rows import alike, few_at_a_time, fold_vmap
+from sampling_jax._rows import Rows, alike, few_at_a_time, fold_vmap
 from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
 from sampling_jax._whole import mass
 
@@ -107,16 +108,27 @@ def flat_draws(
     return result
 
 
+def most_likely_or(
+    draws: Callable[..., Rows],
+    bits: Array,
+    logits: Array,
+    settings: RowSettings,
+    of: Callable[[Array], Rows],
+) -> Rows:
+    """`of` the most likely tokens [N] if all rows are greedy, else `draws` of the rest."""
+    settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0], jnp.int32), logits[:, 0]))
+    result: Rows = lax.cond(
+        jnp.all(is_greedy(settings.temperature)),
+        lambda: of(most_likely(logits) + zero),
+        lambda: draws(bits, logits, settings),
+    )
+    return result
+
+
 @fold_vmap
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
-    settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0], jnp.int32), logits[:, 0]))
-    tokens: Array = lax.cond(
-        jnp.all(is_greedy(settings.temperature)),
-        lambda: most_likely(logits) + zero,
-        lambda: _draw_rows(bits, logits, settings),
-    )
-    return tokens
+    return most_likely_or(_draw_rows, bits, logits, settings, lambda tokens: tokens)
 
 
 @few_at_a_time

@@ -1,4 +1,4 @@
-"""A token for each row with its log-probability, which costs nothing where it is drawn."""
+"""A token for each row with its log-probability, which costs next to nothing where it is drawn."""
 
 import jax
 import jax.numpy as jnp
@@ -10,7 +10,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
 from sampling_jax._rows import few_at_a_time, fold_vmap
-from sampling_jax._sample import Kept, draw, flat_draws, keep
+from sampling_jax._sample import Kept, draw, flat_draws, keep, most_likely_or
 from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
@@ -26,10 +26,10 @@ def sample_with_logprobs(
 ) -> tuple[Array, Array]:
     """Draw one token id for each row of `logits` [..., V], with its log-probability.
 
-    The tokens are those of `sample`. The log-probabilities are under what they are drawn from,
-    filters and all, as `log_prob` gives them to a few roundings. They are for a record of what was
-    drawn and carry no gradient: train on `log_prob`, and where a ratio has to be exactly 1, take
-    the old side of it from `log_prob` too.
+    The tokens are those of `sample`. The log-probabilities are under the integer weights they are
+    drawn by, filters and all: as `log_prob` gives them but for a few roundings, and V / 2**31 where
+    many tokens are 2**20 times lighter than the most likely one. They carry no gradient: train on
+    `log_prob`, and where a ratio has to be exactly 1, take the old side of it from `log_prob` too.
 
     Args:
       key, logits, temperature, top_k, top_p, min_p: as in `sample`.
@@ -64,9 +64,17 @@ def _sample(key: Array, logits: Array, settings: Settings) -> tuple[Array, Array
 
 
 @fold_vmap
-@few_at_a_time
 def _rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Array]:
     """int32 and float32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
+
+    def certain(token: Array) -> tuple[Array, Array]:
+        return token, jnp.where(token >= 0, jnp.float32(0), -jnp.inf)
+
+    return most_likely_or(_draw_rows, bits, logits, settings, certain)
+
+
+@few_at_a_time
+def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Array]:
     kept = keep(logits, settings)
     token = draw(bits, kept)
     return token, _logprob(kept, token)

@@ -10,9 +10,9 @@ DEPTH = 4  # the tops kept of each column of 32 logits
 
 
 class Tops(NamedTuple):
-    """The largest few of each column of logits: all of them above `floor`."""
+    """The largest few of each column or lane of logits: all of them above `floor`."""
 
-    logits: Array  # float32 [N, chunks, <= DEPTH, lanes]
+    logits: Array  # float32 [N, chunks or groups of them, depth, lanes]
     floor: Array  # float32 [N]; -inf where there is nothing beyond
 
 
@@ -29,7 +29,7 @@ def column_tops(x: Array) -> Tops:
 
 
 def lane_tops(tops: Tops) -> Tops:
-    """The tops of the lanes of 16 chunks at a time, twice as deep, from those of their columns."""
+    """The tops of the lanes of up to 16 chunks, twice as deep, from those of their columns."""
     x, floor = tops
     n, chunks, depth, lanes = x.shape
     if chunks <= 2:

@@ -65,7 +65,7 @@ def prefix_in_whole(
     if settings.min_p is not None:
         light = first_light(x, row_weights(row, x), min_p_threshold(settings.min_p))
 
-    def prefix_to(end: End, is_last: Array | bool) -> Prefix:
+    def prefix_to(end: End, is_last: Array | bool, wanted: Array) -> Prefix:
         """The prefix to an end, or to that of min_p if it is the last filter but this."""
         if settings.min_p is not None:
             is_shorter = m_on & (light >= end.value) & is_last
@@ -98,13 +98,13 @@ def prefix_in_whole(
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
-        prefix = prefix_to(end, is_last)
+        prefix = prefix_to(end, is_last, wanted & (is_last | (k_on & p_on)))
         return (prefix, _wide.select(is_on & counts, mass(prefix, row), total)), None
 
     everything = all_above(jnp.full_like(row.top, -jnp.inf), no_sums(row.top, x))
     counts = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
     if not counts:
-        return prefix_to(everything.end, True)
+        return prefix_to(everything.end, True, wanted)
     is_last = [False] * (len(counts) - 1) + [True]
     steps = jnp.array(counts, bool), jnp.array(is_last, bool)
     (prefix, _), _ = lax.scan(shorten, (everything, total), steps)

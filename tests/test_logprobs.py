@@ -152,8 +152,10 @@ def test_sample_with_logprobs_in_every_form(x64, monkeypatch):
     for other in others:
         np.testing.assert_array_equal(other[0], tokens)
         np.testing.assert_allclose(other[1], result, rtol=1e-6, atol=1e-6)
-    empty = sample_with_logprobs(KEY, np.zeros((0, 5), np.float32))
-    assert [(part.shape, part.dtype) for part in empty] == [((0,), np.int32), ((0,), np.float32)]
+    none = np.zeros((0, 5), np.float32)
+    for form in (lambda x: x, jax.vmap):
+        empty = form(lambda x: sample_with_logprobs(KEY, x, 0.7, 3))(none)
+        assert [(a.shape, a.dtype) for a in empty] == [((0,), np.int32), ((0,), np.float32)]
 
 
 @pytest.mark.slow

@@ -11,10 +11,11 @@ from scipy.stats import norm
 from sampling_jax import _rows, process_logits, reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._bracket import Bracket, is_open, pivots_of
 from sampling_jax._head import end_in_head, head_of
 from sampling_jax._tops import column_tops, lane_tops
 from sampling_jax._weights import Row, clean, row_weights, scale
-from sampling_jax._wide import add_up
+from sampling_jax._wide import add_up, widen
 
 V, ROWS = 20000, 4
 
@@ -128,6 +129,33 @@ def test_an_end_below_many_zeros():
     for settings in ({"temperature": 3e38, "top_p": 0.9}, {"temperature": 1.0, "top_k": 290}):
         tokens = reference.sample(key, x, **settings)
         np.testing.assert_array_equal(sample(key, x, **OFF | settings), tokens)
+
+
+def test_every_pivot_is_news():
+    """A search ends as each of its pivots lies in the bracket, also beside the rank of 0.
+
+    There only 0 lies between the normal numbers, though a device may have smaller ones.
+    """
+    tiny = int(reference.SMALLEST_NORMAL.view(np.int32))
+    ends = [~tiny - 5_000_000, ~tiny - 1, ~tiny, 0, tiny, tiny + 1, tiny + 9, 2 * tiny]
+    pairs = np.array([(a, b) for a in ends for b in ends if a < b], np.int32)
+    low, high = jnp.asarray(pairs.T)
+    above, target, reached = (widen(jnp.full(len(pairs), i, jnp.uint32)) for i in range(3))
+    bracket = Bracket(low, high, reached, above)
+    closed = {(~tiny - 1, ~tiny), (~tiny, 0), (0, tiny), (tiny, tiny + 1)}
+    assert {tuple(pair) for pair in pairs[~is_open(bracket)].tolist()} == closed
+    for rounds in (0, 1):
+        pivots = pivots_of(bracket, target, jnp.int32(rounds))
+        is_inside = (low[:, None] < pivots) & (pivots < high[:, None])
+        assert is_inside[is_open(bracket)].all()
+
+
+def test_zeros_below_a_larger_logit():
+    x = np.full((1, 20000), -1, np.float32)
+    x[0, :9000], x[0, 10000] = 0, 1
+    for top_k in (400, 4000, 9001, 9100):
+        tokens = reference.sample(jax.random.key(0), x, 5.0, top_k)
+        np.testing.assert_array_equal(sample(jax.random.key(0), x, 5.0, top_k), tokens)
 
 
 @pytest.mark.parametrize("rows", ["one by one", "at once"])

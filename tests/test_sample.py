@@ -25,7 +25,7 @@ from inputs import (
     top_ks,
 )
 
-from sampling_jax import reference, sample
+from sampling_jax import process_logits, reference, sample
 
 # A shape is a compilation, so there are few; -inf padding varies the effective vocabulary.
 SHAPES = [(7,), (5, 129), (2, 3, 5000)]
@@ -408,6 +408,9 @@ def test_vmap_over_some_arguments():
 
 def test_empty_batch():
     empty = jnp.zeros((0, 5))
-    assert jax.vmap(lambda x: sample(jax.random.key(0), x, 0.7, 3, 0.9))(empty).shape == (0,)
-    assert sample(jax.random.key(0), jnp.zeros((0, 5)), 0.7, 3, 0.9).shape == (0,)
+    assert sample(jax.random.key(0), empty, 0.7, 3, 0.9).shape == (0,)
+    for v in (5, 300):
+        none = jnp.zeros((0, v))
+        assert jax.vmap(lambda x: sample(jax.random.key(0), x, 0.7, 3, 0.9))(none).shape == (0,)
+        assert jax.vmap(lambda x: process_logits(x, 0.7, 3, 0.9))(none).shape == (0, v)
     assert sample(jax.random.key(0), jnp.zeros((2, 0, 5))).shape == (2, 0)
