@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax._blocks import LANES, ROWS
+from sampling_jax._rows import taken
 from sampling_jax._weights import clean
 
 
@@ -15,18 +16,17 @@ def most_likely(logits: Array) -> Array:
 
     One pass over them, and a look at the chunk with the largest.
     """
-    x = logits.astype(jnp.float32)
-    v = x.shape[1]
+    n, v = logits.shape
     size = min(v, ROWS * LANES)
     whole = v - v % size
-    parts = [x[:, :whole].reshape(len(x), whole // size, size)]
+    parts = [taken(lambda x: x[:, :whole].reshape(n, whole // size, size), logits)]
     if whole < v:
-        parts.append(x[:, None, whole:])
+        parts.append(logits[:, None, whole:])
 
     def of_each(reduce: Callable[..., Array], parts: list[Array]) -> Array:
         """float32 [N, chunks]; behind a barrier, or a reduce of that would start over."""
-        results = jnp.concatenate([reduce(part, axis=2) for part in parts], axis=1)
-        result: Array = lax.optimization_barrier(results)
+        results = [reduce(part.astype(jnp.float32), axis=2) for part in parts]
+        result: Array = lax.optimization_barrier(jnp.concatenate(results, axis=1))
         return result
 
     # NaN is rare, and shows in a sum: a maximum may lose it.
@@ -39,7 +39,11 @@ def most_likely(logits: Array) -> Array:
     top = jnp.max(largest, axis=1)
     # The last may begin inside the one before it, where no logit is as large.
     start = jnp.minimum(lax.argmax(largest, 1, jnp.int32) * size, v - size)
-    chunk = jax.vmap(lambda row, i: lax.dynamic_slice_in_dim(row, i, size))(x, start)
+
+    def chunk_of(row: Array, start: Array) -> Array:
+        return lax.dynamic_slice_in_dim(row, start, size)
+
+    chunk = taken(lambda x: jax.vmap(chunk_of)(x, start), logits)
     ids = start[:, None] + lax.iota(jnp.int32, size)[None, :]
     first = jnp.min(jnp.where(clean(chunk) == top[:, None], ids, v), axis=1)
     return jnp.where(top > -jnp.inf, first, -1)

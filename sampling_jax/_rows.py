@@ -26,6 +26,14 @@ def alike(values: Rows) -> Rows:
     return result
 
 
+def taken(take: Callable[[Array], Array], x: Array) -> Array:
+    """`take(x)`, a part of x; as integers if narrow, or XLA first widens all of x on CPU."""
+    if x.dtype.itemsize >= 4:
+        return take(x)
+    bits = {1: jnp.uint8, 2: jnp.uint16}[x.dtype.itemsize]
+    return lax.bitcast_convert_type(take(lax.bitcast_convert_type(x, bits)), x.dtype)
+
+
 def few_at_a_time(function: Callable[..., Rows]) -> Callable[..., Rows]:
     """`function` of arrays [N, ...], a few rows after another on CPU.
 
@@ -37,7 +45,10 @@ def few_at_a_time(function: Callable[..., Rows]) -> Callable[..., Rows]:
         n = len(jax.tree.leaves(args)[0])
 
         def part(start: Array) -> Rows:
-            return function(*jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, start, size), args))
+            def rows(a: Array) -> Array:
+                return taken(lambda a: lax.dynamic_slice_in_dim(a, start, size), a)
+
+            return function(*jax.tree.map(rows, args))
 
         def joined(parts: Array) -> Array:
             first = parts[:-1].reshape(-1, *parts.shape[2:])

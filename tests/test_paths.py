@@ -185,11 +185,20 @@ def test_all_paths_in_one_batch(rows, monkeypatch):
         )
 
 
-@pytest.mark.parametrize("v", [1, 100, 4096, 4097, 8292])
-def test_a_batch_of_greedy_rows(v):
+@pytest.mark.parametrize(
+    ("v", "dtype"),
+    [
+        (1, np.float32),
+        (100, np.float16),
+        (4096, np.float32),
+        (4097, ml_dtypes.bfloat16),
+        (8292, np.float32),
+    ],
+)
+def test_a_batch_of_greedy_rows(v, dtype):
     for seed, holes in enumerate(HOLES):
         for spread in ("normal", "bfloat16 ties", "signed zeros", "all equal", "descending"):
-            x = make_logits(seed, (3, v), spread, holes)
+            x = make_logits(seed, (3, v), spread, holes, dtype)
             key = jax.random.key(seed)
             tokens = reference.sample(key, x, temperature=0.0)
             np.testing.assert_array_equal(sample(key, x, temperature=0.0), tokens)
@@ -209,12 +218,18 @@ def test_tops_hold_all_above_their_floor(v, of):
 
 
 @pytest.mark.parametrize(
-    "form", ["sample", *(pytest.param(f, marks=pytest.mark.slow) for f in ("sharded", "process"))]
+    "form",
+    [
+        "sample",
+        "bfloat16",
+        *(pytest.param(f, marks=pytest.mark.slow) for f in ("sharded", "process")),
+    ],
 )
 def test_a_few_rows_at_a_time(form, monkeypatch):
     """As on CPU with many tokens; the last part overlaps the one before it."""
     monkeypatch.setattr(_rows, "FEW", 1000)  # three rows
-    x = make_logits(0, (8, 301), "normal", "all")
+    dtype = ml_dtypes.bfloat16 if form == "bfloat16" else np.float32
+    x = make_logits(0, (8, 301), "normal", "all", dtype)
     settings = make_settings(0, (8,), 301)
     row_keys = jax.random.split(jax.random.key(0), 8)
 
@@ -228,7 +243,7 @@ def test_a_few_rows_at_a_time(form, monkeypatch):
     mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     spec = jax.sharding.PartitionSpec("rows")
     mapped = jax.shard_map(draw, mesh=mesh, in_specs=spec, out_specs=spec)
-    call = {"sample": draw, "sharded": mapped, "process": process}[form]
+    call = {"sharded": mapped, "process": process}.get(form, draw)
     assert "platform_index" in str(jax.make_jaxpr(call)(*rows))
     if form == "process":
         expected = [process(*jax.tree.map(lambda a, i=i: a[i], rows)) for i in range(8)]
