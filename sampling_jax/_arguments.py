@@ -82,7 +82,7 @@ def check_setting(name: str, value: Any, batch: tuple[int, ...]) -> None:
     """Raise unless a setting is a number, or an array that broadcasts to the batch, in range."""
     check_number(name, value, batch, "integer" if name == "top_k" else "real")
     if name == "temperature":
-        check_range(name, value, lambda t: np.greater_equal(t, 0), ">= 0", "0 is greedy")
+        check_range(name, value, lambda t: t >= 0, ">= 0", "0 is greedy")
     elif name != "top_k":
         cure = "None or 1 is off" if name == "top_p" else "None or 0 is off"
         check_range(name, value, is_share, "in [0, 1]", cure)

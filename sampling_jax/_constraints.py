@@ -145,7 +145,7 @@ def apply_min_length(
     minimum = 0 if min_length is None else min_length
     for name, value in (("length", length), ("min_length", minimum)):
         check_number(name, value, batch, "integer")
-        check_range(name, value, lambda n: np.greater_equal(n, 0), ">= 0", "count tokens")
+        check_range(name, value, lambda n: n >= 0, ">= 0", "count tokens")
     check_lists("stop_tokens", stop_tokens, batch)
     result: Array = _delay(logits, int32(stop_tokens), int32(length), int32(minimum))
     return result

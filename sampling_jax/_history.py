@@ -78,7 +78,7 @@ def init_history(
     batch = shape[:-1]
     length = shape[-1] if prompt_length is None else prompt_length
     check_number("prompt_length", length, batch, "integer", of="the prompt tokens")
-    check_range("prompt_length", length, lambda n: np.greater_equal(n, 0), ">= 0", "None is L")
+    check_range("prompt_length", length, lambda n: n >= 0, ">= 0", "None is L")
     history: History = _init(int32(prompt_tokens), int32(length), int(vocab_size))
     return history
 

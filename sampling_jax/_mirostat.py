@@ -78,8 +78,8 @@ def mirostat(
     for name, value in (("state", state), ("tau", tau), ("eta", eta)):
         check_number(name, value, batch)
     check_range("state", state, lambda s: ~np.isnan(s), "a number", "start with 2 * tau")
-    check_range("tau", tau, lambda t: np.greater_equal(t, 0), ">= 0", "5 is usual")
-    check_range("eta", eta, lambda e: np.greater_equal(e, 0), ">= 0", "0.1 is usual")
+    check_range("tau", tau, lambda t: t >= 0, ">= 0", "5 is usual")
+    check_range("eta", eta, lambda e: e >= 0, ">= 0", "0.1 is usual")
     numbers = (float32(state), float32(tau), float32(eta))
     result: tuple[Array, Array] = _mirostat(check_key(key, batch), logits, *numbers)
     return result

@@ -142,7 +142,7 @@ def _check(logits: ArrayLike, tokens: ArrayLike, length: ArrayLike) -> tuple[int
 
 
 def _at_least(least: int, most: float = np.finfo(np.float64).max) -> Callable[[Any], Any]:
-    return lambda value: np.greater_equal(value, least) & np.less_equal(value, most)
+    return lambda value: (value >= least) & (value <= most)
 
 
 @jax.jit

@@ -7,10 +7,12 @@ from jax import Array, lax
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._blocks import (
+    STEP,
     End,
     Prefix,
     all_above,
     chunk_counts,
+    chunk_sums,
     first_light,
     no_sums,
     per_row,
@@ -34,6 +36,8 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     """
     bound = per_row(value, x)
     weights = jnp.where(x > bound, row_weights(row, x), 0)
+    if x.shape[2] % STEP == 0:  # three sums of long columns in one pass spill registers
+        return chunk_sums(weights), chunk_counts(x == bound)
     return sums_and_counts(weights, x == bound)
 
 
@@ -57,8 +61,8 @@ def prefix_in_whole(
     k_on, p_on, m_on = filters_on(settings, row.top)
     # Nothing counts below: weights are 0 from 31 octaves down.
     weightless = row.top - 32 / row.scale
+    smallest = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2, 3))
     if settings.top_k is not None:
-        smallest = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2, 3))
         tokens = jnp.sum(chunk_counts(x > -jnp.inf), axis=1, dtype=jnp.uint32)
         top_k = jnp.clip(settings.top_k.astype(jnp.uint32), 1, jnp.maximum(tokens, 1))
 
@@ -94,7 +98,7 @@ def prefix_in_whole(
             target = top_p_target(settings.top_p, total)
         if settings.top_k is not None:
             target = _wide.select(counts, _wide.widen(top_k), target)
-        least = weightless if settings.top_k is None else jnp.where(counts, smallest, weightless)
+        least = jnp.where(counts, smallest, jnp.maximum(smallest, weightless))
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
