@@ -9,6 +9,8 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._checks import places
+from sampling_jax._rows import Rows, per_row, taken
+from sampling_jax._weights import clean, numbers
 from sampling_jax._wide import Wide
 
 ROWS, LANES = 32, 128
@@ -32,11 +34,6 @@ class Prefix(NamedTuple):
     tied: Array  # uint32 [N, chunks], how many logits are equal to the end
 
 
-def per_row(value: Array, like: Array) -> Array:
-    """[N] reshaped to broadcast against [N, ...]."""
-    return value.reshape(value.shape + (1,) * (like.ndim - 1))
-
-
 def to_chunks(x: Array) -> Array:
     """[N, V] as [N, chunks, rows, lanes] in id order, padded with -inf."""
     n, v = x.shape
@@ -46,6 +43,34 @@ def to_chunks(x: Array) -> Array:
     chunks = -(-v // (rows * lanes))
     x = jnp.pad(x, ((0, 0), (0, chunks * rows * lanes - v)), constant_values=-jnp.inf)
     return x.reshape(n, chunks, rows, lanes)
+
+
+def in_chunks(logits: Array, function: Callable[[Array], Rows]) -> Rows:
+    """A function of [N, chunks, rows, lanes] that gives arrays [N, chunks, ...], of logits [N, V].
+
+    The logits are not moved: the last chunk is padded on its own, and the function called twice.
+    """
+    whole = logits.shape[1] // (ROWS * LANES) * (ROWS * LANES)
+    if whole in (0, logits.shape[1]):
+        return function(to_chunks(logits))
+    missing = ROWS * LANES - (logits.shape[1] - whole)
+    last = jnp.pad(logits[:, whole:], ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    parts = function(to_chunks(logits[:, :whole])), function(to_chunks(last))
+    result: Rows = jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
+    return result
+
+
+def chunk_maxima(logits: Array) -> Array:
+    """float32 [N, chunks], clean, of logits [N, V], clean or not."""
+
+    def of_columns(x: Array) -> Array:
+        start = jnp.float32(-jnp.inf)
+        # Columns first, or a compiler makes a slow loop.
+        columns = lax.reduce(numbers(x), start, lambda a, b: jnp.where(a > b, a, b), (2,))
+        result: Array = lax.optimization_barrier(columns)
+        return result
+
+    return clean(jnp.max(in_chunks(logits, of_columns), axis=2))
 
 
 def first_light(x: Array, weights: Array, threshold: Array) -> Array:
@@ -126,20 +151,21 @@ def locate(
 
     Args:
       weigh: as the prefix was weighed.
-      x: [N, chunks, rows, lanes], what it is a prefix of.
+      x: [N, V], what it is a prefix of: logits, clean or not, or weights.
       rest: wide [N], less than the weight of the prefix.
       without: int32 [N, n], ids above the end that weigh nothing, and that the prefix leaves out;
         -1 is none.
     """
-    _, _, rows, lanes = x.shape
     end, above, tied = prefix
-    each = _wide.widen(weigh(end.value))
+    each = weigh(end.value)
     chunk, rest, ties = _descend(above, tied, each, end.ties, rest)
-    x = jax.vmap(lambda row, i: lax.dynamic_index_in_dim(row, i, keepdims=False))(x, chunk)
+    start, x, is_own = chunk_of(x, chunk)
+    rows, lanes = x.shape[1:]
     bound = per_row(end.value, x)
-    weights, is_tie = jnp.where(x > bound, weigh(x), 0), (x == bound).astype(jnp.uint32)
+    weights = jnp.where(is_own & (x > bound), weigh(x), 0)
+    is_tie = (is_own & (x == bound)).astype(jnp.uint32)
     if without is not None:
-        gone = places(without - chunk[:, None] * (rows * lanes), rows * lanes)
+        gone = places(without - start[:, None], rows * lanes)
         weights = weights.reshape(-1, rows * lanes).at[gone].set(0).reshape(weights.shape)
     high, low, tied = _wide.sums(*_wide.widen(weights), is_tie, axes=(2,))
     row, rest, ties = _descend(_wide.carry(high, low), tied, each, ties, rest)
@@ -147,7 +173,30 @@ def locate(
         jnp.take_along_axis(v, row[:, None, None], axis=1)[:, 0] for v in (weights, is_tie)
     )
     lane, _, _ = _descend(_wide.widen(weights), is_tie, each, ties, rest)
-    return (chunk * rows + row) * lanes + lane
+    return start + row * lanes + lane
+
+
+def chunk_of(x: Array, chunk: Array) -> tuple[Array, Array, Array]:
+    """Of x [N, V] and the numbers of chunks [N]: the first id [N] and the values of so many
+    tokens [N, rows, lanes], and bool [N, rows, lanes]: which of those are in the chunk.
+
+    The last chunk begins inside the one before it.
+    """
+    size = ROWS * LANES
+    if x.shape[1] <= size:
+        x = to_chunks(x)[:, 0]
+        start, is_own = jnp.zeros_like(chunk), jnp.ones(x.shape, bool)
+    else:
+        first = chunk * size
+        start = jnp.minimum(first, x.shape[1] - size)
+
+        def of_row(row: Array, start: Array) -> Array:
+            return lax.dynamic_slice_in_dim(row, start, size)
+
+        x = taken(lambda x: jax.vmap(of_row)(x, start), x).reshape(-1, ROWS, LANES)
+        ids = per_row(start, x) + lax.iota(jnp.int32, size).reshape(1, ROWS, LANES)
+        is_own = ids >= per_row(first, x)
+    return start, clean(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, is_own
 
 
 def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = None) -> Array:
@@ -161,19 +210,22 @@ def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = Non
     total = _wide.add_up(sums, axes=(1,))
     prefix = all_above(jnp.zeros_like(total[0]), sums)
     rest = _wide.fraction(bits, total)
-    token = locate(lambda weights: weights, weights, prefix, rest, without)
+    flat = weights.reshape(len(weights), -1)
+    token = locate(lambda weights: weights, flat, prefix, rest, without)
     return jnp.where(_wide.is_positive(total), token, -1)
 
 
 def _descend(
-    above: Wide, tied: Array, each: Wide, ties: Array, rest: Wide
+    above: Wide, tied: Array, each: Array, ties: Array, rest: Wide
 ) -> tuple[Array, Wide, Array]:
     """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
-    earlier = _wide.narrow(_wide.running_sum(_wide.widen(tied))) - tied
-    kept = jnp.minimum(ties[:, None] - jnp.minimum(ties[:, None], earlier), tied)
-    sums = _wide.carry(above[0] + each[0][:, None] * kept, above[1] + each[1][:, None] * kept)
+    high, low, upto = _wide.running_sums(*above, tied)
+    most, tie = ties[:, None], _wide.widen(each)
+    kept = jnp.minimum(most, upto)
+    sums = _wide.add(_wide.carry(high, low), _wide.times(kept, _wide.column(tie)))
     # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
-    passed = ~_wide.greater(_wide.running_sum(sums), _wide.column(rest))
-    parts = (passed.astype(jnp.uint32), kept, *sums)
+    passed = ~_wide.greater(sums, _wide.column(rest))
+    parts = (passed.astype(jnp.uint32), kept - jnp.minimum(most, upto - tied), *above)
     index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
-    return index.astype(jnp.int32), _wide.subtract(rest, _wide.carry(*done)), ties - used
+    before = _wide.add(_wide.carry(*done), _wide.times(used, tie))
+    return index.astype(jnp.int32), _wide.subtract(rest, before), ties - used

@@ -8,8 +8,8 @@ import numpy as np
 from jax import Array, lax
 
 from sampling_jax import _wide
-from sampling_jax._blocks import per_row
 from sampling_jax._checks import LARGEST
+from sampling_jax._rows import per_row
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
 

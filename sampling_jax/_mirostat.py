@@ -17,11 +17,11 @@ from sampling_jax._blocks import (
     chunk_sums,
     first_light,
     locate,
-    per_row,
     sums_and_counts,
     to_chunks,
 )
 from sampling_jax._checks import check_number, check_range, float32
+from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
 from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
@@ -111,7 +111,7 @@ def _mirostat(
     bound = per_row(end.value, x)
     prefix = Prefix(end, *sums_and_counts(jnp.where(x > bound, weights, 0), x == bound))
     rest = _wide.fraction(bits, mass(prefix, row))
-    token = locate(lambda x: row_weights(row, x), x, prefix, rest)
+    token = locate(lambda x: row_weights(row, x), logits, prefix, rest)
 
     is_any = top > -jnp.inf
     token = jnp.where(is_any, token, -1)

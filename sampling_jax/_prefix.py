@@ -1,58 +1,78 @@
 """What the filters keep: a prefix of the ranking, found without sorting the vocabulary."""
 
-import math
-
 import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import End, Prefix, chunk_sums, ids_of, locate, no_sums, per_row
+from sampling_jax._blocks import (
+    End,
+    Prefix,
+    all_above,
+    chunk_maxima,
+    chunk_sums,
+    in_chunks,
+    locate,
+    no_sums,
+)
 from sampling_jax._filters import filters_on
 from sampling_jax._head import SIZE, end_in_head, head_of
-from sampling_jax._rows import where_wanted
+from sampling_jax._rows import alike, per_row, where_wanted
 from sampling_jax._tops import column_tops
-from sampling_jax._weights import Row, row_weights
+from sampling_jax._weights import Row, clean, row_weights, scale
 from sampling_jax._whole import prefix_in_whole, weigh_above
+from sampling_jax._wide import Wide
 
 
-def find_prefix(x: Array, row: Row, settings: RowSettings) -> Prefix:
-    """What is kept of x [N, chunks, rows, lanes].
+def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
+    """What settings [N] keep of logits [N, V], clean or not.
 
     First in the head of the ranking, where most prefixes end; then, if any does not, among all
     tokens. Both give the same end: which of them runs costs time and nothing else.
     """
-    k_on, p_on, m_on = filters_on(settings, row.top)
+
+    def sums() -> Wide:
+        return in_chunks(logits, lambda x: chunk_sums(row_weights(row, x)))
+
+    if settings.top_k is settings.top_p is settings.min_p is None:
+        settings, top = alike((settings, jnp.max(chunk_maxima(logits), axis=1)))
+        row = Row(top, scale(settings.temperature))
+        return row, all_above(jnp.full_like(top, -jnp.inf), sums())
+
+    tops = column_tops(logits)
+    settings, top = alike((settings, jnp.max(tops.logits, axis=(1, 2, 3))))
+    row = Row(top, scale(settings.temperature))
+    k_on, p_on, m_on = filters_on(settings, top)
     # Nothing to search where nothing is filtered, or there is nothing at all.
-    is_open = ~(k_on | p_on | m_on) | (row.top == -jnp.inf)
+    is_open = ~(k_on | p_on | m_on) | (top == -jnp.inf)
     everything = lax.cond(
-        jnp.any(is_open | (p_on & ~k_on)),
-        lambda: chunk_sums(row_weights(row, x)),
-        lambda: no_sums(row.top, x),
+        jnp.any(is_open | (p_on & ~k_on)), sums, lambda: no_sums(top, tops.logits)
     )
     total = _wide.add_up(everything, axes=(1,))
 
-    tops = column_tops(x)
     end, is_known = end_in_head(head_of(tops, lambda x: row_weights(row, x)), row, settings, total)
     unknown = ~(is_known | is_open)
     end = End(jnp.where(is_open, -jnp.inf, end.value), jnp.where(is_open, 0, end.ties))
 
     above, tied = weigh_above(tops.logits, row, end.value)
     prefix = Prefix(end, _wide.select(is_open[:, None], everything, above), tied)
-    if math.prod(x.shape[1:]) > SIZE:  # or a head holds every token
-        prefix = where_wanted(prefix_in_whole, unknown, prefix, x, tops, row, settings, total)
-    return prefix
+    if logits.shape[1] > SIZE:  # or a head holds every token
+        search = (logits, tops, row, settings, total)
+        prefix = where_wanted(prefix_in_whole, unknown, prefix, *search)
+    return row, prefix
 
 
-def kept(x: Array, prefix: Prefix) -> Array:
-    """Bool [N, chunks, rows, lanes]: which of the logits x are in the prefix."""
-    value = per_row(prefix.end.value, x)
+def kept(logits: Array, prefix: Prefix) -> Array:
+    """Bool [N, V]: which of the logits are in the prefix."""
+    value, ties = prefix.end
 
     def is_tie(x: Array) -> Array:
-        return (x == per_row(prefix.end.value, x)).astype(jnp.uint32)
+        return (x == per_row(value, x)).astype(jnp.uint32)
 
     nothing = _wide.keep(jnp.zeros_like(prefix.tied, bool), prefix.above)
-    rest = _wide.widen(jnp.maximum(prefix.end.ties, 1) - 1)
-    last = locate(is_tie, x, prefix._replace(above=nothing), rest)
-    is_in = (ids_of(x) <= per_row(last, x)) & (per_row(prefix.end.ties, x) > 0)
-    return (x > value) | ((x == value) & is_in)
+    rest = _wide.widen(jnp.maximum(ties, 1) - 1)
+    last = locate(is_tie, logits, prefix._replace(above=nothing), rest)
+    x = clean(logits)
+    is_in = (lax.broadcasted_iota(jnp.int32, x.shape, 1) <= last[:, None]) & (ties > 0)[:, None]
+    bound = value[:, None]
+    return ((x > bound) | ((x == bound) & is_in)) & (x > -jnp.inf)

@@ -8,10 +8,9 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
-from sampling_jax._blocks import to_chunks
 from sampling_jax._prefix import find_prefix, kept
-from sampling_jax._rows import alike, few_at_a_time, fold_vmap
-from sampling_jax._weights import Row, clean, divisor, is_greedy, over, scale
+from sampling_jax._rows import fold_vmap
+from sampling_jax._weights import divisor, is_greedy, over, plain
 
 
 def process_logits(
@@ -178,15 +177,11 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
 
 
 @fold_vmap
-@few_at_a_time
 def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
-    x = lax.optimization_barrier(to_chunks(clean(logits)))
-    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
-    row = Row(top, scale(settings.temperature))
+    logits = plain(logits)
     # A greedy row keeps one token: its other filters keep that token whatever they are.
-    greedy = is_greedy(settings.temperature)
     top_k = 0 if settings.top_k is None else settings.top_k
-    prefix = find_prefix(x, row, settings._replace(top_k=jnp.where(greedy, 1, top_k)))
-    keep: Array = kept(x, prefix) & (x > -jnp.inf)
-    return keep.reshape(logits.shape[0], -1)[:, : logits.shape[1]]
+    top_k = jnp.where(is_greedy(settings.temperature), 1, top_k)
+    _, prefix = find_prefix(logits, settings._replace(top_k=top_k))
+    return kept(logits, prefix)

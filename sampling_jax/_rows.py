@@ -1,16 +1,12 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
-import math
 from collections.abc import Callable
-from functools import partial
 from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
-
-FEW = 2**20  # tokens in so many rows
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 
@@ -26,49 +22,17 @@ def alike(values: Rows) -> Rows:
     return result
 
 
+def per_row(value: Array, like: Array) -> Array:
+    """[N] reshaped to broadcast against [N, ...]."""
+    return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
 def taken(take: Callable[[Array], Array], x: Array) -> Array:
-    """`take(x)`, a part of x; as integers if narrow, or XLA first widens all of x on CPU."""
-    if x.dtype.itemsize >= 4:
+    """`take(x)`, a part of x; narrow floats as integers, or XLA first widens all of x on CPU."""
+    if x.dtype.itemsize >= 4 or not jnp.issubdtype(x.dtype, jnp.floating):
         return take(x)
     bits = {1: jnp.uint8, 2: jnp.uint16}[x.dtype.itemsize]
     return lax.bitcast_convert_type(take(lax.bitcast_convert_type(x, bits)), x.dtype)
-
-
-def few_at_a_time(function: Callable[..., Rows]) -> Callable[..., Rows]:
-    """`function` of arrays [N, ...], a few rows after another on CPU.
-
-    Their temporaries stay in the cache, where those of a large batch are new pages in each call;
-    and a branch that one row needs costs the few rows beside it, not the batch.
-    """
-
-    def by_parts(size: int, *args: Any) -> Rows:
-        n = len(jax.tree.leaves(args)[0])
-
-        def part(start: Array) -> Rows:
-            def rows(a: Array) -> Array:
-                return taken(lambda a: lax.dynamic_slice_in_dim(a, start, size), a)
-
-            return function(*jax.tree.map(rows, args))
-
-        def joined(parts: Array) -> Array:
-            first = parts[:-1].reshape(-1, *parts.shape[2:])
-            return jnp.concatenate([first, parts[-1, len(first) + size - n :]])
-
-        # The last rows may overlap those before them, which does no harm.
-        parts = lax.map(part, jnp.minimum(jnp.arange(0, n, size, dtype=jnp.int32), n - size))
-        result: Rows = jax.tree.map(joined, parts)
-        return result
-
-    def few_or_all(*args: Any) -> Rows:
-        leaves = jax.tree.leaves(args)
-        size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in leaves))
-        if len(leaves[0]) <= size:
-            return function(*args)
-        parts = partial(by_parts, size)
-        result: Rows = lax.platform_dependent(*args, cpu=parts, default=function)
-        return result
-
-    return few_or_all
 
 
 def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
@@ -119,12 +83,15 @@ def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, 
 
     def by_rows(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
         def row(i: Array, result: Rows) -> Rows:
-            def put(all_rows: Array, one: Array) -> Array:
-                return lax.dynamic_update_slice_in_dim(all_rows, one, i, 0)
+            def put(rows: Array, new: Array) -> Array:
+                return lax.dynamic_update_slice_in_dim(rows, new, i, 0)
+
+            def one(a: Array) -> Array:
+                return taken(lambda a: lax.dynamic_slice_in_dim(a, i, 1), a)
 
             def replaced() -> Rows:
-                one = jax.tree.map(lambda a: lax.dynamic_slice_in_dim(a, i, 1), (*args, wanted))
-                replaced: Rows = jax.tree.map(put, result, function(*one))
+                new = function(*jax.tree.map(one, (*args, wanted)))
+                replaced: Rows = jax.tree.map(put, result, new)
                 return replaced
 
             chosen: Rows = lax.cond(wanted[i], replaced, lambda: result)

@@ -12,11 +12,11 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import Prefix, all_above, chunk_sums, locate, no_sums, to_chunks
+from sampling_jax._blocks import Prefix, locate
 from sampling_jax._greedy import most_likely
 from sampling_jax._prefix import find_prefix
-from sampling_jax._rows import Rows, alike, few_at_a_time, fold_vmap
-from sampling_jax._weights import Row, clean, is_greedy, row_weights, scale
+from sampling_jax._rows import Rows, alike, fold_vmap
+from sampling_jax._weights import Row, is_greedy, plain, row_weights
 from sampling_jax._whole import mass
 
 
@@ -131,7 +131,6 @@ def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     return most_likely_or(_draw_rows, bits, logits, settings, lambda tokens: tokens)
 
 
-@few_at_a_time
 def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     return draw(bits, keep(logits, settings))
 
@@ -139,33 +138,23 @@ def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
 class Kept(NamedTuple):
     """What there is to draw from in N rows."""
 
-    x: Array  # float32 [N, chunks, rows, lanes], clean logits
+    logits: Array  # float32, or narrower, [N, V]
     row: Row
-    greedy: Array  # bool [N]
     prefix: Prefix
+    greedy: Array  # bool [N]
 
 
 def keep(logits: Array, settings: RowSettings) -> Kept:
     """What settings [N] keep of logits [N, V]."""
-    x = lax.optimization_barrier(to_chunks(clean(logits)))
-    settings, top = alike((settings, jnp.max(x, axis=(1, 2, 3))))
-    row = Row(top, scale(settings.temperature))
-
-    def something() -> Prefix:
-        if settings.top_k is settings.top_p is settings.min_p is None:
-            return all_above(jnp.full_like(top, -jnp.inf), chunk_sums(row_weights(row, x)))
-        return find_prefix(x, row, settings)
-
-    # What a branch reads is in memory: else each pass over x would clean it again.
-    prefix = lax.cond(jnp.any(top > -jnp.inf), something, lambda: all_above(top, no_sums(top, x)))
-    return Kept(x, row, is_greedy(settings.temperature), prefix)
+    logits = plain(logits)
+    return Kept(logits, *find_prefix(logits, settings), is_greedy(settings.temperature))
 
 
 def draw(bits: Array, kept: Kept) -> Array:
     """int32 [N] from bits [N, 2]."""
-    x, row, greedy, prefix = kept
+    logits, row, prefix, greedy = kept
     # A greedy row weighs only its largest logits; with no randomness it takes the first of them.
     bits = jnp.where(greedy[:, None], jnp.uint32(0), bits)
     rest = _wide.fraction(bits, mass(prefix, row))
-    token = locate(lambda x: row_weights(row, x), x, prefix, rest)
+    token = locate(lambda x: row_weights(row, x), logits, prefix, rest)
     return jnp.where(row.top > -jnp.inf, token, -1)

@@ -9,8 +9,9 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
-from sampling_jax._rows import few_at_a_time, fold_vmap
+from sampling_jax._rows import fold_vmap, taken
 from sampling_jax._sample import Kept, draw, flat_draws, keep, most_likely_or
+from sampling_jax._weights import clean
 from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
@@ -73,7 +74,6 @@ def _rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Arr
     return most_likely_or(_draw_rows, bits, logits, settings, certain)
 
 
-@few_at_a_time
 def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Array]:
     kept = keep(logits, settings)
     token = draw(bits, kept)
@@ -82,9 +82,9 @@ def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array
 
 def _logprob(kept: Kept, token: Array) -> Array:
     """float32 [N], of tokens drawn from what is kept."""
-    x, row, greedy, prefix = kept
-    n = len(x)
-    drawn = x.reshape(n, -1)[lax.iota(jnp.int32, n), jnp.maximum(token, 0)]
+    logits, row, prefix, greedy = kept
+    at_token = lax.iota(jnp.int32, len(token)), jnp.maximum(token, 0)
+    drawn = clean(taken(lambda x: x[at_token], logits))
     octaves = jnp.where(drawn == row.top, jnp.float32(0), (row.top - drawn) * row.scale)
     # As many times as heavy as its most likely token alone.
     share = _wide.approximate(mass(prefix, row)) / np.float32(HEAVIEST)

@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
-from sampling_jax._blocks import Weigh, per_row, sum_tokens
+from sampling_jax._blocks import Weigh, sum_tokens
 from sampling_jax._bracket import (
     Bracket,
     after,
@@ -18,6 +18,7 @@ from sampling_jax._bracket import (
     shrunk,
     value_of,
 )
+from sampling_jax._rows import per_row
 from sampling_jax._tops import Tops, column_tops
 from sampling_jax._wide import Wide
 
@@ -56,7 +57,7 @@ def shortest_prefix(
             lambda: _below(bracket, x),
             lambda: jnp.maximum(_below(bracket, x), x),  # varies over devices as the other does
         )
-        return bracket, column_tops(left)
+        return bracket, column_tops(left.reshape(len(left), -1))
 
     def unfinished(state: tuple[Bracket, Tops]) -> Array:
         return jnp.any(is_open(state[0]))

@@ -6,8 +6,8 @@ import jax.numpy as jnp
 from jax import Array
 
 from sampling_jax import _wide
-from sampling_jax._blocks import chunk_sums, per_row, to_chunks
-from sampling_jax._rows import alike
+from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._rows import alike, per_row
 from sampling_jax._weights import Row, clean, divide, row_weights
 from sampling_jax._wide import Wide
 from sampling_jax.reference import LOG2_E

@@ -6,6 +6,9 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
+from sampling_jax._blocks import LANES, STEP, in_chunks
+from sampling_jax._weights import clean, numbers
+
 DEPTH = 4  # the tops kept of each column of 32 logits
 
 
@@ -16,16 +19,24 @@ class Tops(NamedTuple):
     floor: Array  # float32 [N]; -inf where there is nothing beyond
 
 
-def column_tops(x: Array) -> Tops:
-    """The tops of x [N, chunks, rows, lanes]."""
-    rows = x.shape[2]
-    if rows <= DEPTH:
-        return Tops(x, jnp.full_like(x[:, 0, 0, 0], -jnp.inf))
-    # One reduce over sorted quarters of a column: as separate results, each would cost as much.
-    quarters = _sort([x[:, :, i * rows // 4 : (i + 1) * rows // 4] for i in range(4)])
-    start = [jnp.float32(-jnp.inf)] * DEPTH
-    tops = jnp.stack(lax.reduce(quarters, start, _largest, (2,)), axis=2)
+def column_tops(logits: Array) -> Tops:
+    """The tops of logits [N, V], clean or not."""
+    tops = clean(in_chunks(logits, _columns))
+    if logits.shape[1] <= DEPTH * LANES:
+        return Tops(tops, jnp.full_like(tops[:, 0, 0, 0], -jnp.inf))
     return Tops(tops, jnp.max(tops[:, :, -1], axis=(1, 2)))
+
+
+def _columns(x: Array) -> Array:
+    """float32 [N, chunks, depth, lanes] of x [N, chunks, rows, lanes]."""
+    x = numbers(x)
+    n, chunks, rows, lanes = x.shape
+    if rows <= DEPTH:
+        return x
+    # One reduce over sorted quarters of a column: as separate results, each would cost as much.
+    quarters = x.reshape(n, chunks, rows // STEP, 4, 2, lanes)
+    sorted_fours = _sort([quarters[:, :, :, i] for i in range(4)])
+    return jnp.stack(_largest_of(_largest_of(sorted_fours, 3), 2), axis=2)
 
 
 def lane_tops(tops: Tops) -> Tops:
@@ -35,14 +46,24 @@ def lane_tops(tops: Tops) -> Tops:
     if chunks <= 2:
         return tops
     groups = -(-chunks // 16)
-    half = -(-chunks // (2 * groups))
-    padding = ((0, 0), (0, 2 * half * groups - chunks), (0, 0), (0, 0))
-    x = jnp.pad(x, padding, constant_values=-jnp.inf).reshape(n, groups, 2, half, depth, lanes)
+    quarter = -(-chunks // (4 * groups))
+    padding = ((0, 0), (0, 4 * quarter * groups - chunks), (0, 0), (0, 0))
+    x = jnp.pad(x, padding, constant_values=-jnp.inf)
+    x = x.reshape(n, groups, 2, quarter, 2, depth, lanes)
     order = [(0, i) for i in range(depth)] + [(1, i) for i in reversed(range(depth))]
-    merged = _merge([x[:, :, side, :, i] for side, i in order])
-    start = [jnp.float32(-jnp.inf)] * len(merged)
-    x = jnp.stack(lax.reduce(merged, start, _largest, (2,)), axis=2)
+    merged = _merge([x[:, :, side, :, :, i] for side, i in order])
+    x = jnp.stack(_largest_of(_largest_of(merged, 3), 2), axis=2)
     return Tops(x, jnp.maximum(floor, jnp.max(x[:, :, -1], axis=(1, 2))))
+
+
+def _largest_of(lists: Sequence[Array], axis: int) -> list[Array]:
+    """The largest along an axis, sorted, as many as there are in each of the sorted lists.
+
+    Along two at first, and then the rest: of more work at once a compiler makes a slow loop.
+    """
+    start = [jnp.float32(-jnp.inf)] * len(lists)
+    result: list[Array] = lax.reduce(list(lists), start, _largest, (axis,))
+    return result
 
 
 def _exchange(x: list[Array], i: int, j: int) -> None:

@@ -5,10 +5,10 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
-from sampling_jax._blocks import all_above, chunk_sums, ids_of, locate, per_row
+from sampling_jax._blocks import all_above, chunk_sums, ids_of, locate
 from sampling_jax._cutoffs import apply_filter
 from sampling_jax._filters import top_p_target
-from sampling_jax._rows import fold_vmap
+from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._search import end_of
 from sampling_jax._surprise import flat, mean_surprise, scored, surprise
 from sampling_jax._weights import clean
@@ -58,7 +58,7 @@ def _typical_p(logits: Array, p: Array) -> Array:
     missing = _wide.subtract(target, above)
     rest = _wide.subtract(missing, _wide.widen(jnp.ones_like(end, jnp.uint32)))
     ties = all_above(jnp.zeros_like(end, jnp.uint32), chunk_sums(tied))
-    last = locate(lambda weights: weights, tied, ties, rest)
+    last = locate(lambda weights: weights, tied.reshape(len(tied), -1), ties, rest)
     keep = (rank > per_row(end, rank)) | (is_end & (ids_of(rank) <= per_row(last, rank)))
     keep = (keep | per_row(~is_on, rank)) & (rows.x > -jnp.inf)
     return flat(keep, logits.shape[1])

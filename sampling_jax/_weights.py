@@ -4,10 +4,13 @@ from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
-from sampling_jax._blocks import per_row
+from sampling_jax._rows import per_row
 from sampling_jax.reference import EXP2, GREEDY, LOG2_E, SMALLEST_NORMAL
+
+LEAST_ZERO = (np.float32(0) - SMALLEST_NORMAL).view(np.int32) - 1  # the bits of it
 
 
 class Row(NamedTuple):
@@ -22,6 +25,17 @@ def clean(logits: Array) -> Array:
     x = logits.astype(jnp.float32)
     is_nan_or_tiny = ~(jnp.abs(x) >= SMALLEST_NORMAL)
     return jnp.where(is_nan_or_tiny, jnp.where(jnp.isnan(x), -jnp.inf, jnp.float32(0)), x)
+
+
+def plain(logits: Array) -> Array:
+    """The same logits in a dtype to read again and again: one that has -inf, and is not wide."""
+    return logits if logits.dtype in (jnp.float16, jnp.bfloat16) else logits.astype(jnp.float32)
+
+
+def numbers(logits: Array) -> Array:
+    """float32 logits; NaN counts as -inf."""
+    x = logits.astype(jnp.float32)
+    return jnp.where(x > -jnp.inf, x, -jnp.inf)  # one instruction
 
 
 def is_greedy(temperature: Array) -> Array:
@@ -79,9 +93,13 @@ def scale(temperature: Array) -> Array:
 
 
 def row_weights(row: Row, x: Array) -> Array:
-    """uint32 weights below 2**31 of clean logits [N, ...]."""
+    """uint32 weights below 2**31 of logits [N, ...], clean or not."""
+    x = x.astype(jnp.float32)
     top, scale = per_row(row.top, x), per_row(row.scale, x)
-    z = jnp.where(x == top, jnp.float32(0), (top - x) * scale)
+    # Beside a normal number a subnormal one changes no weight; beside 0 it is one.
+    zero = lax.bitcast_convert_type(jnp.full_like(row.top, LEAST_ZERO, jnp.int32), jnp.float32)
+    least = per_row(jnp.where(row.top == 0, zero, row.top), x)
+    z = jnp.where(x >= least, jnp.float32(0), (top - x) * scale)
     z = jnp.where(z < 31, z, jnp.float32(31))  # NaN too
     whole = jnp.floor(z)
     t = z - whole

@@ -15,13 +15,14 @@ from sampling_jax._blocks import (
     chunk_sums,
     first_light,
     no_sums,
-    per_row,
     sums_and_counts,
+    to_chunks,
 )
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
+from sampling_jax._rows import per_row
 from sampling_jax._search import shortest_prefix
 from sampling_jax._tops import Tops
-from sampling_jax._weights import Row, row_weights
+from sampling_jax._weights import Row, clean, row_weights
 from sampling_jax._wide import Wide
 
 
@@ -50,12 +51,13 @@ def mass(prefix: Prefix, row: Row) -> Wide:
 
 
 def prefix_in_whole(
-    x: Array, tops: Tops, row: Row, settings: RowSettings, total: Wide, wanted: Array
+    logits: Array, tops: Tops, row: Row, settings: RowSettings, total: Wide, wanted: Array
 ) -> Prefix:
-    """The prefix of x [N, chunks, rows, lanes], in the rows bool [N] that want it.
+    """The prefix of logits [N, V], clean or not, in the rows bool [N] that want it.
 
     `total` is the weight of the whole row, read where top_p is on and top_k is off.
     """
+    x = to_chunks(clean(logits))
     # A minimum that changes nothing: the tops vary over devices as the settings do, if they do.
     tops = jax.tree.map(lambda t: jnp.minimum(t, per_row(row.top, t)), tops)
     k_on, p_on, m_on = filters_on(settings, row.top)

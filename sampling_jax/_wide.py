@@ -4,6 +4,8 @@ A wide number is `(high, low)` and means `high * 2**19 + low` with `low < 2**19`
 weights below 2**31 adds up without overflow, with or without 64-bit types enabled.
 """
 
+from collections.abc import Sequence
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -49,26 +51,28 @@ def add_up(number: Wide, axes: tuple[int, ...]) -> Wide:
 
 
 def running_sum(number: Wide) -> Wide:
-    """Inclusive running sums of [N, n], for small n: as n sums, they are one pass."""
-    n = number[0].shape[1]
+    """Inclusive running sums of [N, n], for small n."""
+    high, low = running_sums(*number)
+    return carry(high, low)
+
+
+def running_sums(*parts: Array) -> list[Array]:
+    """Inclusive running sums of uint32 [N, n], for small n: as n sums, they are one pass."""
+    n = parts[0].shape[1]
     if n % BLOCK or n <= 2 * BLOCK:
-        return _running_sum(number)
+        return _running_sums(parts)
     # In blocks, as a compiler computes the terms again for each sum.
-    blocks = number[0].reshape(-1, BLOCK), number[1].reshape(-1, BLOCK)
-    high, low = _running_sum(blocks)
-    inside = high.reshape(-1, n // BLOCK, BLOCK), low.reshape(-1, n // BLOCK, BLOCK)
-    last = inside[0][:, :, -1], inside[1][:, :, -1]
-    earlier = subtract(_running_sum(last), last)
-    sums = add(inside, (earlier[0][:, :, None], earlier[1][:, :, None]))
-    return sums[0].reshape(-1, n), sums[1].reshape(-1, n)
+    inside = _running_sums([part.reshape(-1, BLOCK) for part in parts])
+    inside = [part.reshape(-1, n // BLOCK, BLOCK) for part in inside]
+    last = [part[:, :, -1] for part in inside]
+    earlier = [all_of - own for all_of, own in zip(_running_sums(last), last, strict=True)]
+    return [(i + e[:, :, None]).reshape(-1, n) for i, e in zip(inside, earlier, strict=True)]
 
 
-def _running_sum(number: Wide) -> Wide:
-    n = number[0].shape[1]
-    position = lax.iota(jnp.int32, n)
+def _running_sums(parts: Sequence[Array]) -> list[Array]:
+    position = lax.iota(jnp.int32, parts[0].shape[1])
     before = (position[:, None] >= position[None, :])[None]
-    high, low = number
-    return add_up(keep(before, (high[:, None, :], low[:, None, :])), axes=(2,))
+    return sums(*(jnp.where(before, part[:, None, :], 0) for part in parts), axes=(2,))
 
 
 def add(a: Wide, b: Wide) -> Wide:

@@ -5,16 +5,17 @@ import jax.numpy as jnp
 import ml_dtypes
 import numpy as np
 import pytest
-from inputs import HOLES, make_logits, make_settings, on_device
+from inputs import HOLES, make_logits, on_device
 from scipy.stats import norm
 
-from sampling_jax import _rows, process_logits, reference, sample
+from sampling_jax import reference, sample
 from sampling_jax._arguments import Settings, flat_settings
-from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._blocks import chunk_maxima, chunk_sums, to_chunks
 from sampling_jax._bracket import Bracket, is_open, pivots_of
 from sampling_jax._head import end_in_head, head_of
+from sampling_jax._process import kept_rows
 from sampling_jax._tops import column_tops, lane_tops
-from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._weights import Row, row_weights, scale
 from sampling_jax._wide import add_up, widen
 
 V, ROWS = 20000, 4
@@ -78,10 +79,9 @@ OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 def in_head(x, settings):
     """Bool [N]: whether a head settles a row; float32 [N]: what the tops are above."""
     flat = flat_settings(Settings(**settings), x.shape[:1], x.shape[1])
-    chunks = to_chunks(clean(x))
-    row = Row(jnp.max(chunks, axis=(1, 2, 3)), scale(flat.temperature))
-    tops = column_tops(chunks)
-    total = add_up(chunk_sums(row_weights(row, chunks)), axes=(1,))
+    row = Row(jnp.max(chunk_maxima(x), axis=1), scale(flat.temperature))
+    tops = column_tops(x)
+    total = add_up(chunk_sums(row_weights(row, to_chunks(x))), axes=(1,))
     _, is_known = end_in_head(head_of(tops, lambda v: row_weights(row, v)), row, flat, total)
     return is_known, tops.floor
 
@@ -209,7 +209,7 @@ def test_a_batch_of_greedy_rows(v, dtype):
 def test_tops_hold_all_above_their_floor(v, of):
     x = make_logits(v, (3, v), "bfloat16 ties", "-inf")
     top = {"columns": column_tops, "lanes": lambda x: lane_tops(column_tops(x))}[of]
-    tops = jax.jit(lambda x: top(to_chunks(x)))(x)
+    tops = jax.jit(top)(x)
     for row, found, floor in zip(x, np.asarray(tops.logits), np.asarray(tops.floor), strict=True):
         np.testing.assert_array_equal(
             np.sort(found[found > floor]), np.sort(row[row > floor]).astype(np.float32)
@@ -217,36 +217,31 @@ def test_tops_hold_all_above_their_floor(v, of):
         assert v < 20000 or 100 < np.sum(row > floor) < 3000
 
 
-@pytest.mark.parametrize(
-    "form",
-    [
-        "sample",
-        "bfloat16",
-        *(pytest.param(f, marks=pytest.mark.slow) for f in ("sharded", "process")),
-    ],
-)
-def test_a_few_rows_at_a_time(form, monkeypatch):
-    """As on CPU with many tokens; the last part overlaps the one before it."""
-    monkeypatch.setattr(_rows, "FEW", 1000)  # three rows
-    dtype = ml_dtypes.bfloat16 if form == "bfloat16" else np.float32
-    x = make_logits(0, (8, 301), "normal", "all", dtype)
-    settings = make_settings(0, (8,), 301)
-    row_keys = jax.random.split(jax.random.key(0), 8)
-
-    def draw(key, x, settings):
-        return sample(key, x, **settings)
-
-    def process(key, x, settings):
-        return process_logits(x, **settings)
-
-    rows = (row_keys, x, settings)
-    mesh = jax.make_mesh((2,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
-    spec = jax.sharding.PartitionSpec("rows")
-    mapped = jax.shard_map(draw, mesh=mesh, in_specs=spec, out_specs=spec)
-    call = {"sharded": mapped, "process": process}.get(form, draw)
-    assert "platform_index" in str(jax.make_jaxpr(call)(*rows))
-    if form == "process":
-        expected = [process(*jax.tree.map(lambda a, i=i: a[i], rows)) for i in range(8)]
-    else:
-        expected = reference.sample(row_keys, x, **settings)
-    np.testing.assert_array_equal(jax.jit(call)(*rows), expected)
+@pytest.mark.parametrize("dtype", [np.float32, ml_dtypes.bfloat16])
+@pytest.mark.parametrize("v", [4097, pytest.param(2 * 4096 + 4095, marks=pytest.mark.slow)])
+def test_a_last_chunk_that_is_not_full(v, dtype):
+    """It is padded on its own, and read from within the one before it."""
+    rng = np.random.default_rng(v)
+    x = make_logits(v, (16, v), "normal", "all").astype(dtype)
+    x[:4] = make_logits(v, (4, v), "all equal")
+    x[4:8] = make_logits(v, (4, v))
+    x[4:9, -1] = 40  # likelier than all else
+    x[8, :-1] = np.nan
+    settings = {
+        "temperature": on_device(rng.choice([0, 0.7, 1, 3], 16)),
+        "top_k": on_device(rng.choice([0, 1, 50, v - 3], 16), np.int32),
+        "top_p": on_device(rng.choice([0.5, 0.9, 1], 16)),
+        "min_p": on_device(rng.choice([0, 1e-3], 16)),
+    }
+    keys = jax.random.split(jax.random.key(0), 16)
+    for given in (settings, {"temperature": 3.0}, {"temperature": 0.0}):
+        tokens = reference.sample(keys, x, **given)
+        assert v - 1 in tokens
+        np.testing.assert_array_equal(sample(keys, x, **given), tokens)
+    flat = flat_settings(Settings(**settings), (16,), v)
+    for row, (clean, t, _, mask), kept in zip(
+        x, reference.rows(x, Settings(**settings)), np.asarray(kept_rows(x, flat)), strict=True
+    ):
+        if not t > reference.GREEDY:
+            mask = np.arange(v) == np.argmax(clean)
+        np.testing.assert_array_equal(kept, mask & (row > -np.inf))

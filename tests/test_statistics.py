@@ -14,7 +14,7 @@ import pytest
 from inputs import real_logits
 from scipy import stats
 
-from sampling_jax import _rows, sample
+from sampling_jax import sample
 
 BATCH = 16
 LEAST = 50  # expected in a cell: with the usual 5, counts are too skewed for so small an ALPHA
@@ -57,12 +57,6 @@ DRAWS = 2**17
 number_of_draws = pytest.mark.parametrize(
     "n", [DRAWS, pytest.param(2**20, marks=pytest.mark.slow)], ids="{} draws".format
 )
-
-
-@pytest.fixture(autouse=True)
-def _whole_batches(monkeypatch):
-    """The compiler then weighs the same logits once for all steps, which is seven times as fast."""
-    monkeypatch.setattr(_rows, "FEW", 2**30)
 
 
 @partial(jax.jit, static_argnames="steps")
