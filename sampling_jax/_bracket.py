@@ -63,6 +63,12 @@ def opened(x: Array, least: Array, target: Wide, wanted: Array) -> Bracket:
     return Bracket(low, high, _wide.add(target, target), nothing)
 
 
+def raised(bracket: Bracket, least: Array) -> Bracket:
+    """Where it is open, it begins at rank int32 [N] or above: there is nothing below."""
+    low = jnp.clip(least, bracket.low, before(bracket.high))
+    return bracket._replace(low=jnp.where(is_open(bracket), low, bracket.low))
+
+
 def learn(
     bracket: Bracket, pivots: Array, masses: Wide, target: Wide, wanted: Array | bool = True
 ) -> Bracket:

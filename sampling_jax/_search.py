@@ -14,6 +14,7 @@ from sampling_jax._bracket import (
     missing,
     opened,
     pivots_of,
+    raised,
     rank,
     shrunk,
     value_of,
@@ -27,7 +28,7 @@ ROUNDS = 4  # passes over all logits before a look at the tops of what is left
 
 
 def shortest_prefix(
-    x: Array, tops: Tops, weigh: Weigh, target: Wide, least: Array, wanted: Array
+    x: Array, tops: Tops, weigh: Weigh, target: Wide, weightless: Array, wanted: Array
 ) -> tuple[Array, Wide]:
     """Where the shortest prefix of x [N, chunks, rows, lanes] that reaches a target ends.
 
@@ -39,17 +40,19 @@ def shortest_prefix(
       tops: those of x.
       weigh: gives weights that are never less for a larger logit, but for rounding.
       target: wide [N], more than 0.
-      least: float32 [N], a number that the prefix does not go below.
+      weightless: float32 [N], finite: nothing below it weighs anything.
       wanted: bool [N]; other rows cost nothing and give anything.
 
     Returns:
       float32 [N], the largest number such that the weights of all from it upwards reach the
       target; wide [N], the weights of all above it.
     """
-    bracket = opened(tops.logits, rank(least), target, wanted)
+    bracket = opened(tops.logits, rank(weightless), target, wanted)
     nothing = bracket.above
 
     def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
+        least = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2, 3))
+        bracket = raised(bracket, rank(least))
         bracket = _narrow(bracket, x, weigh, target, nothing)
         # A branch, so that what is left is in memory: the tops of that are found fast.
         left = lax.cond(

@@ -92,6 +92,7 @@ def scale(temperature: Array) -> Array:
     return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), quotient)
 
 
+@jax.jit  # traced once for each shape
 def row_weights(row: Row, x: Array) -> Array:
     """uint32 weights below 2**31 of logits [N, ...], clean or not."""
     x = x.astype(jnp.float32)

@@ -18,6 +18,7 @@ from sampling_jax._blocks import (
     sums_and_counts,
     to_chunks,
 )
+from sampling_jax._checks import LARGEST
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._rows import per_row
 from sampling_jax._search import shortest_prefix
@@ -61,9 +62,8 @@ def prefix_in_whole(
     # A minimum that changes nothing: the tops vary over devices as the settings do, if they do.
     tops = jax.tree.map(lambda t: jnp.minimum(t, per_row(row.top, t)), tops)
     k_on, p_on, m_on = filters_on(settings, row.top)
-    # Nothing counts below: weights are 0 from 31 octaves down.
-    weightless = row.top - 32 / row.scale
-    smallest = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2, 3))
+    # Weights are 0 from 31 octaves down.
+    weightless = jnp.maximum(row.top - 32 / row.scale, -LARGEST)
     if settings.top_k is not None:
         tokens = jnp.sum(chunk_counts(x > -jnp.inf), axis=1, dtype=jnp.uint32)
         top_k = jnp.clip(settings.top_k.astype(jnp.uint32), 1, jnp.maximum(tokens, 1))
@@ -100,7 +100,7 @@ def prefix_in_whole(
             target = top_p_target(settings.top_p, total)
         if settings.top_k is not None:
             target = _wide.select(counts, _wide.widen(top_k), target)
-        least = jnp.where(counts, smallest, jnp.maximum(smallest, weightless))
+        least = jnp.where(counts, -LARGEST, weightless)
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
