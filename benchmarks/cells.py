@@ -1,8 +1,9 @@
 """What is timed: `sample` with several settings, on several kinds of logits.
 
 T is temperature=0.8, k is top_k=50 (with T), p is top_p=0.9 (with T) and min_p is min_p=0.05.
-rows has a temperature, top_k and top_p for each row. jit is k+p inside a jit of the caller's, keys
-is k+p with a key for each row, and vmap is that as a `jax.vmap` of a call for one row, inside jit.
+arrays is k+p with an array [batch] for each setting, and rows has a random temperature, top_k and
+top_p for each row. jit is k+p inside a jit of the caller's, keys is k+p with a key for each row,
+and vmap is that as a `jax.vmap` of a call for one row, inside jit.
 """
 
 from collections.abc import Callable
@@ -66,7 +67,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "k+p": T | {"top_k": 50, "top_p": 0.9},
     "k+p+min_p": T | {"top_k": 50, "top_p": 0.9, "min_p": 0.05},
 }
-CALLS = [*SETTINGS, "rows", "jit", "keys", "vmap"]
+CALLS = [*SETTINGS, "arrays", "rows", "jit", "keys", "vmap"]
 
 
 class Call(NamedTuple):
@@ -96,6 +97,9 @@ def make_call(name: str, batch: int) -> Call:
         }
         rows = {setting: jnp.asarray(rng.choice(c, batch)) for setting, c in choices.items()}
         return Call(public, key, rows)
+    if name == "arrays":
+        values = {setting: jnp.full(batch, value) for setting, value in SETTINGS["k+p"].items()}
+        return Call(public, key, values)
     function = {"jit": jitted, "vmap": vmapped}.get(name, public)
     key = jax.random.split(key, batch) if name in ("keys", "vmap") else key
     return Call(function, key, SETTINGS.get(name, SETTINGS["k+p"]))

@@ -12,8 +12,8 @@ from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
-from sampling_jax._blocks import first_light
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
+from sampling_jax._chunks import first_light
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import Scored, flat, mean_surprise, scored
 from sampling_jax._weights import Row, row_weights

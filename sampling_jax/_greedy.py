@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-from sampling_jax._blocks import chunk_maxima, chunk_of
+from sampling_jax._chunks import chunk_maxima, chunk_of
 from sampling_jax._rows import per_row
 from sampling_jax._weights import plain
 

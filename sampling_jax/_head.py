@@ -8,8 +8,8 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import End, Weigh
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
+from sampling_jax._locate import End, Weigh
 from sampling_jax._tops import Tops, lane_tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide

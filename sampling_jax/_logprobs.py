@@ -10,7 +10,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import Settings, check, check_integers, flat_ids
-from sampling_jax._blocks import chunk_counts, ids_of, to_chunks
+from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
 from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
 from sampling_jax._rows import per_row
 from sampling_jax._weights import clean

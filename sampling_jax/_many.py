@@ -11,7 +11,8 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
-from sampling_jax._blocks import chunk_sums, draw_by, to_chunks
+from sampling_jax._chunks import chunk_sums, to_chunks
+from sampling_jax._locate import draw_by
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._sample import draw, flat_draws, keep

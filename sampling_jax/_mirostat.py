@@ -11,16 +11,9 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import (
-    End,
-    Prefix,
-    chunk_sums,
-    first_light,
-    locate,
-    sums_and_counts,
-    to_chunks,
-)
 from sampling_jax._checks import check_number, check_range, float32
+from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_chunks
+from sampling_jax._locate import End, Prefix, locate
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
 from sampling_jax._whole import mass

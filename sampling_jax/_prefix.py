@@ -5,18 +5,10 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import (
-    End,
-    Prefix,
-    all_above,
-    chunk_maxima,
-    chunk_sums,
-    in_chunks,
-    locate,
-    no_sums,
-)
+from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._filters import filters_on
 from sampling_jax._head import SIZE, end_in_head, head_of
+from sampling_jax._locate import End, Prefix, all_above, locate, no_sums
 from sampling_jax._rows import alike, per_row, where_wanted
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, clean, row_weights, scale

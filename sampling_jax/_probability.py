@@ -8,7 +8,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights, scale

@@ -4,7 +4,6 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax import _wide
-from sampling_jax._blocks import Weigh, sum_tokens
 from sampling_jax._bracket import (
     Bracket,
     after,
@@ -19,6 +18,8 @@ from sampling_jax._bracket import (
     shrunk,
     value_of,
 )
+from sampling_jax._chunks import sum_tokens
+from sampling_jax._locate import Weigh
 from sampling_jax._rows import per_row
 from sampling_jax._tops import Tops, column_tops
 from sampling_jax._wide import Wide

@@ -6,8 +6,8 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
-from sampling_jax._blocks import chunk_counts, chunk_sums, to_chunks
 from sampling_jax._checks import LARGEST
+from sampling_jax._chunks import chunk_counts, chunk_sums, to_chunks
 from sampling_jax._cutoffs import apply_filter
 from sampling_jax._rows import alike, fold_vmap, per_row
 from sampling_jax._surprise import flat

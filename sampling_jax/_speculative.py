@@ -19,7 +19,8 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._blocks import chunk_sums, draw_by
+from sampling_jax._chunks import chunk_sums
+from sampling_jax._locate import draw_by
 from sampling_jax._probability import Distribution, distribution_of, probability, probability_of
 from sampling_jax._rows import per_row
 from sampling_jax._weights import row_weights

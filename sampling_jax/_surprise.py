@@ -6,7 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from sampling_jax import _wide
-from sampling_jax._blocks import chunk_sums, to_chunks
+from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._rows import alike, per_row
 from sampling_jax._weights import Row, clean, divide, row_weights
 from sampling_jax._wide import Wide

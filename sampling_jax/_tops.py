@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array, lax
 
-from sampling_jax._blocks import LANES, STEP, in_chunks
+from sampling_jax._chunks import LANES, STEP, in_chunks
 from sampling_jax._weights import clean, numbers
 
 DEPTH = 4  # the tops kept of each column of 32 logits

@@ -6,20 +6,17 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._blocks import (
+from sampling_jax._checks import LARGEST
+from sampling_jax._chunks import (
     STEP,
-    End,
-    Prefix,
-    all_above,
     chunk_counts,
     chunk_sums,
     first_light,
-    no_sums,
     sums_and_counts,
     to_chunks,
 )
-from sampling_jax._checks import LARGEST
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
+from sampling_jax._locate import End, Prefix, all_above, no_sums
 from sampling_jax._rows import per_row
 from sampling_jax._search import shortest_prefix
 from sampling_jax._tops import Tops

@@ -7,8 +7,8 @@ from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
-from sampling_jax._blocks import chunk_sums, ids_of
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
+from sampling_jax._chunks import chunk_sums, ids_of
 from sampling_jax._cutoffs import heavy, share_of
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import flat, scored

@@ -10,8 +10,8 @@ from scipy.stats import norm
 
 from sampling_jax import reference, sample
 from sampling_jax._arguments import Settings, flat_settings
-from sampling_jax._blocks import chunk_maxima, chunk_sums, to_chunks
 from sampling_jax._bracket import Bracket, is_open, pivots_of
+from sampling_jax._chunks import chunk_maxima, chunk_sums, to_chunks
 from sampling_jax._head import end_in_head, head_of
 from sampling_jax._process import kept_rows
 from sampling_jax._tops import column_tops, lane_tops

@@ -1,0 +1,136 @@
+"""A vocabulary in chunks of 32 x 128 tokens, read where it is: their maxima, sums and counts."""
+
+from collections.abc import Callable
+
+import jax
+import jax.numpy as jnp
+from jax import Array, lax
+
+from sampling_jax import _wide
+from sampling_jax._rows import Rows, per_row, taken
+from sampling_jax._weights import clean, numbers
+from sampling_jax._wide import Wide
+
+ROWS, LANES = 32, 128
+STEP = 8  # rows reduced at once: a compiler unrolls that few, and works on whole lanes
+
+
+def to_chunks(x: Array) -> Array:
+    """[N, V] as [N, chunks, rows, lanes] in id order, padded with -inf."""
+    n, v = x.shape
+    lanes = min(v, LANES)
+    rows = min(-(-v // lanes), ROWS)
+    rows = rows if rows <= STEP // 2 else -(-rows // STEP) * STEP
+    chunks = -(-v // (rows * lanes))
+    x = jnp.pad(x, ((0, 0), (0, chunks * rows * lanes - v)), constant_values=-jnp.inf)
+    return x.reshape(n, chunks, rows, lanes)
+
+
+def in_chunks(logits: Array, function: Callable[[Array], Rows]) -> Rows:
+    """A function of [N, chunks, rows, lanes] that gives arrays [N, chunks, ...], of logits [N, V].
+
+    The logits are not moved: the last chunk is padded on its own, and the function called twice.
+    """
+    whole = logits.shape[1] // (ROWS * LANES) * (ROWS * LANES)
+    if whole in (0, logits.shape[1]):
+        return function(to_chunks(logits))
+    missing = ROWS * LANES - (logits.shape[1] - whole)
+    last = jnp.pad(logits[:, whole:], ((0, 0), (0, missing)), constant_values=-jnp.inf)
+    parts = function(to_chunks(logits[:, :whole])), function(to_chunks(last))
+    result: Rows = jax.tree.map(lambda *p: jnp.concatenate(p, axis=1), *parts)
+    return result
+
+
+def chunk_of(x: Array, chunk: Array) -> tuple[Array, Array, Array]:
+    """Of x [N, V] and the numbers of chunks [N]: the first id [N] and the values of so many
+    tokens [N, rows, lanes], and bool [N, rows, lanes]: which of those are in the chunk.
+
+    The last chunk begins inside the one before it.
+    """
+    size = ROWS * LANES
+    if x.shape[1] <= size:
+        x = to_chunks(x)[:, 0]
+        start, is_own = jnp.zeros_like(chunk), jnp.ones(x.shape, bool)
+    else:
+        first = chunk * size
+        start = jnp.minimum(first, x.shape[1] - size)
+
+        def of_row(row: Array, start: Array) -> Array:
+            return lax.dynamic_slice_in_dim(row, start, size)
+
+        x = taken(lambda x: jax.vmap(of_row)(x, start), x).reshape(-1, ROWS, LANES)
+        ids = per_row(start, x) + lax.iota(jnp.int32, size).reshape(1, ROWS, LANES)
+        is_own = ids >= per_row(first, x)
+    return start, clean(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, is_own
+
+
+def chunk_maxima(logits: Array) -> Array:
+    """float32 [N, chunks], clean, of logits [N, V], clean or not."""
+
+    def of_columns(x: Array) -> Array:
+        start = jnp.float32(-jnp.inf)
+        # Columns first, or a compiler makes a slow loop.
+        columns = lax.reduce(numbers(x), start, lambda a, b: jnp.where(a > b, a, b), (2,))
+        result: Array = lax.optimization_barrier(columns)
+        return result
+
+    return clean(jnp.max(in_chunks(logits, of_columns), axis=2))
+
+
+def first_light(x: Array, weights: Array, threshold: Array) -> Array:
+    """float32 [N]: the largest of x that weighs less than uint32 [N]; -inf if none does.
+
+    Equal logits weigh the same, so what is too light begins with all the ties of a logit.
+    """
+    is_light = weights < per_row(threshold, x)
+    return jnp.max(jnp.where(is_light, x, -jnp.inf), axis=tuple(range(1, x.ndim)))
+
+
+def ids_of(x: Array) -> Array:
+    """int32 [1, chunks, rows, lanes], the ids of the tokens of all chunks."""
+    return lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
+
+
+def sum_tokens(number: Wide) -> Wide:
+    """Wide [...] from [..., chunks, rows, lanes], in one pass."""
+    *shape, chunks, rows, lanes = number[0].shape
+    high, low = (part.reshape(*shape, chunks * rows, lanes) for part in number)
+    while (size := high.shape[-2]) > 2 * STEP:
+        if size % STEP:
+            padding = [(0, 0, 0)] * len(shape) + [(0, -size % STEP, 0), (0, 0, 0)]
+            high, low = (lax.pad(part, jnp.uint32(0), padding) for part in (high, low))
+        groups = (*shape, -(-size // STEP), STEP, lanes)
+        high, low = _wide.sums(high.reshape(groups), low.reshape(groups), axes=(-2,))
+    return _wide.add_up(_wide.add_up((high, low), axes=(-2,)), axes=(-1,))
+
+
+def chunk_sums(weights: Array) -> Wide:
+    """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes]."""
+    return _sum_chunks(weights)[0]
+
+
+def sums_and_counts(weights: Array, condition: Array) -> tuple[Wide, Array]:
+    """`chunk_sums` and `chunk_counts`, in one pass."""
+    sums, (counts,) = _sum_chunks(weights, condition.astype(jnp.uint32))
+    return sums, counts
+
+
+def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
+    n, chunks, rows, lanes = weights.shape
+    parts = [weights, *others]
+    axes: tuple[int, ...] = (2, 2)
+    if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
+        pairs = (p.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes) for p in parts)
+        parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], (3, 2, 2)
+    (high, low), counts = _wide.widen(parts[0]), parts[1:]
+    for axis in axes:  # one at a time, or a compiler walks along the lanes one by one
+        high, low, *counts = _wide.sums(high, low, *counts, axes=(axis,))
+        high, low = _wide.carry(high, low)
+    return (high, low), counts
+
+
+def chunk_counts(condition: Array) -> Array:
+    """uint32 [N, chunks] of bool [N, chunks, rows, lanes]."""
+    # A barrier, or XLA makes one slow reduce of the two.
+    columns = lax.optimization_barrier(jnp.sum(condition, axis=2, dtype=jnp.uint32))
+    return jnp.sum(columns, axis=2, dtype=jnp.uint32)

@@ -1,0 +1,106 @@
+"""A prefix of a ranking, and the token in it where a running sum of weights ends."""
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+import jax.numpy as jnp
+from jax import Array
+
+from sampling_jax import _wide
+from sampling_jax._checks import places
+from sampling_jax._chunks import chunk_of
+from sampling_jax._rows import per_row
+from sampling_jax._wide import Wide
+
+Weigh = Callable[[Array], Array]  # uint32 weights below 2**31 of clean logits [N, ...]
+
+
+class End(NamedTuple):
+    """Where a prefix ends: in are the logits above `value`, and the first `ties` equal to it."""
+
+    value: Array  # float32 [N]
+    ties: Array  # uint32 [N]
+
+
+class Prefix(NamedTuple):
+    """What is kept of chunks of logits."""
+
+    end: End
+    above: Wide  # wide [N, chunks], the weights of the logits above the end
+    tied: Array  # uint32 [N, chunks], how many logits are equal to the end
+
+
+def no_sums(like: Array, x: Array) -> Wide:
+    """Zeros for each chunk of x, varying over devices as [N] does."""
+    zeros = jnp.broadcast_to(jnp.zeros_like(like, jnp.uint32)[:, None], x.shape[:2])
+    return zeros, zeros
+
+
+def all_above(value: Array, sums: Wide) -> Prefix:
+    """What is above a value [N], given what it weighs in each chunk."""
+    nothing = jnp.zeros_like(sums[0])
+    return Prefix(End(value, nothing[:, 0]), sums, nothing)
+
+
+def locate(
+    weigh: Weigh, x: Array, prefix: Prefix, rest: Wide, without: Array | None = None
+) -> Array:
+    """int32 [N]: the first id of a prefix whose running sum of weights exceeds `rest`.
+
+    Args:
+      weigh: as the prefix was weighed.
+      x: [N, V], what it is a prefix of: logits, clean or not, or weights.
+      rest: wide [N], less than the weight of the prefix.
+      without: int32 [N, n], ids above the end that weigh nothing, and that the prefix leaves out;
+        -1 is none.
+    """
+    end, above, tied = prefix
+    each = weigh(end.value)
+    chunk, rest, ties = _descend(above, tied, each, end.ties, rest)
+    start, x, is_own = chunk_of(x, chunk)
+    rows, lanes = x.shape[1:]
+    bound = per_row(end.value, x)
+    weights = jnp.where(is_own & (x > bound), weigh(x), 0)
+    is_tie = (is_own & (x == bound)).astype(jnp.uint32)
+    if without is not None:
+        gone = places(without - start[:, None], rows * lanes)
+        weights = weights.reshape(-1, rows * lanes).at[gone].set(0).reshape(weights.shape)
+    high, low, tied = _wide.sums(*_wide.widen(weights), is_tie, axes=(2,))
+    row, rest, ties = _descend(_wide.carry(high, low), tied, each, ties, rest)
+    weights, is_tie = (
+        jnp.take_along_axis(v, row[:, None, None], axis=1)[:, 0] for v in (weights, is_tie)
+    )
+    lane, _, _ = _descend(_wide.widen(weights), is_tie, each, ties, rest)
+    return start + row * lanes + lane
+
+
+def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = None) -> Array:
+    """int32 [N], one of the tokens by their weights [N, chunks, rows, lanes]; -1 if all are 0.
+
+    Args:
+      bits: uint32 [N, 2].
+      sums: wide [N, chunks], of the weights, less those of the ids in `without`.
+      without: as in `locate`.
+    """
+    total = _wide.add_up(sums, axes=(1,))
+    prefix = all_above(jnp.zeros_like(total[0]), sums)
+    rest = _wide.fraction(bits, total)
+    flat = weights.reshape(len(weights), -1)
+    token = locate(lambda weights: weights, flat, prefix, rest, without)
+    return jnp.where(_wide.is_positive(total), token, -1)
+
+
+def _descend(
+    above: Wide, tied: Array, each: Array, ties: Array, rest: Wide
+) -> tuple[Array, Wide, Array]:
+    """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
+    high, low, upto = _wide.running_sums(*above, tied)
+    most, tie = ties[:, None], _wide.widen(each)
+    kept = jnp.minimum(most, upto)
+    sums = _wide.add(_wide.carry(high, low), _wide.times(kept, _wide.column(tie)))
+    # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
+    passed = ~_wide.greater(sums, _wide.column(rest))
+    parts = (passed.astype(jnp.uint32), kept - jnp.minimum(most, upto - tied), *above)
+    index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
+    before = _wide.add(_wide.carry(*done), _wide.times(used, tie))
+    return index.astype(jnp.int32), _wide.subtract(rest, before), ties - used
