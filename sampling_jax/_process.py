@@ -181,7 +181,7 @@ def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
     logits = plain(logits)
     # A greedy row keeps one token: its other filters keep that token whatever they are.
-    top_k = 0 if settings.top_k is None else settings.top_k
-    top_k = jnp.where(is_greedy(settings.temperature), 1, top_k)
+    top_k = jnp.int32(0) if settings.top_k is None else settings.top_k
+    top_k = jnp.where(is_greedy(settings.temperature), jnp.int32(1), top_k)
     _, prefix = find_prefix(logits, settings._replace(top_k=top_k))
     return kept(logits, prefix)

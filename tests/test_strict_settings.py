@@ -9,6 +9,7 @@ import pytest
 from inputs import make_logits, make_settings
 
 from sampling_jax import process_logits, reference, sample
+from sampling_jax._arguments import Settings
 
 
 def test_a_key_is_consumed_once():
@@ -34,6 +35,15 @@ def test_nan_checks_and_64_bit_types(x64):
         assert tokens.dtype == np.int32
         np.testing.assert_array_equal(tokens, reference.sample(jax.random.key(0), x, **settings))
         assert process_logits(x, **settings).dtype == np.float32
+
+
+def test_filters_alone_with_64_bit_types():
+    """A setting that is not given has a dtype of its own."""
+    x = make_logits(0, (3, 130))
+    with enable_x64(True):
+        for settings in ({"temperature": 0.7}, {"top_p": 0.9}, {"min_p": 0.1}):
+            expected = [mask for *_, mask in reference.rows(x, Settings(**settings))]
+            np.testing.assert_array_equal(process_logits(x, **settings) > -np.inf, expected)
 
 
 def test_import_changes_nothing():
