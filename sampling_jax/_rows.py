@@ -1,5 +1,6 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
+import math
 from collections.abc import Callable
 from typing import Any, TypeVar
 
@@ -7,6 +8,8 @@ import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
+
+FEW = 2**17  # tokens of so many rows are searched at once on CPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 
@@ -67,40 +70,47 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
 def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, *args: Any) -> Rows:
     """`function(*args, wanted)` of arrays [N, ...] in the rows bool [N] wanted, else `otherwise`.
 
-    On CPU one row after another, so that those not wanted cost nothing.
+    On CPU a few rows after another, so that others cost nothing.
     """
 
-    def whole(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+    def mixed(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
         def mix(new: Array, old: Array) -> Array:
-            return jnp.where(wanted.reshape(-1, *[1] * (new.ndim - 1)), new, old)
+            return jnp.where(per_row(wanted, new), new, old)
 
-        def mixed() -> Rows:
-            result: Rows = jax.tree.map(mix, function(*args, wanted), otherwise)
-            return result
-
-        result: Rows = lax.cond(jnp.any(wanted), mixed, lambda: otherwise)
+        result: Rows = jax.tree.map(mix, function(*args, wanted), otherwise)
         return result
 
-    def by_rows(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
-        def row(i: Array, result: Rows) -> Rows:
-            def put(rows: Array, new: Array) -> Array:
-                return lax.dynamic_update_slice_in_dim(rows, new, i, 0)
+    def whole(*rows: Any) -> Rows:
+        result: Rows = lax.cond(
+            jnp.any(rows[0]), mixed, lambda _, otherwise, *args: otherwise, *rows
+        )
+        return result
 
-            def one(a: Array) -> Array:
-                return taken(lambda a: lax.dynamic_slice_in_dim(a, i, 1), a)
+    def by_parts(*rows: Any) -> Rows:
+        def part(i: Array, result: Rows) -> Rows:
+            start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
+
+            def few(a: Array) -> Array:
+                return taken(lambda a: lax.dynamic_slice_in_dim(a, start, size), a)
+
+            def put(all_rows: Array, new: Array) -> Array:
+                return lax.dynamic_update_slice_in_dim(all_rows, new, start, 0)
 
             def replaced() -> Rows:
-                new = function(*jax.tree.map(one, (*args, wanted)))
+                new = mixed(*jax.tree.map(few, (rows[0], result, *rows[2:])))
                 replaced: Rows = jax.tree.map(put, result, new)
                 return replaced
 
-            chosen: Rows = lax.cond(wanted[i], replaced, lambda: result)
+            chosen: Rows = lax.cond(jnp.any(few(rows[0])), replaced, lambda: result)
             return chosen
 
-        result: Rows = lax.fori_loop(0, len(wanted), row, otherwise)
+        result: Rows = lax.fori_loop(0, -(-n // size), part, rows[1])
         return result
 
-    if len(wanted) == 1:
-        return whole(wanted, otherwise, *args)
-    result: Rows = lax.platform_dependent(wanted, otherwise, *args, cpu=by_rows, default=whole)
+    n = len(wanted)
+    size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
+    rows = (wanted, otherwise, *args)
+    if n <= size:
+        return whole(*rows)
+    result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
     return result
