@@ -116,8 +116,8 @@ def check_integers(name: str, value: Any, shape: tuple[int, ...]) -> None:
             f"{name} must be an integer array, got {type(value).__name__}; "
             "convert with jnp.asarray."
         )
-    dtype = jnp.result_type(value)
-    if not jnp.issubdtype(dtype, jnp.integer):
+    dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
+    if not (jnp.issubdtype(dtype, jnp.integer) and dtype.isnative):
         raise TypeError(
             f"{name} must be an integer array, got {dtype}; convert with {name}.astype(jnp.int32)."
         )

@@ -4,6 +4,7 @@ Shapes and dtypes are always checked, values only on the host: an array on a dev
 """
 
 import math
+import operator
 from collections.abc import Callable
 from typing import Any, Literal
 
@@ -15,6 +16,7 @@ from jax.typing import ArrayLike
 
 INT32 = np.iinfo(np.int32)
 LARGEST = np.finfo(np.float32).max
+BEYOND = 2**200  # an integer that is infinite as float32
 PLAIN = {"integer": (int,), "real": (float, int), "bool": (bool,)}
 
 
@@ -84,6 +86,16 @@ def check_array(name: str, value: Any, kind: Literal["integer", "floating"]) -> 
     return tuple(value.shape)
 
 
+def static_integer(name: str, value: Any) -> int:
+    """A Python integer, or whatever else is one; TypeError for anything else."""
+    if not isinstance(value, bool | jax.core.Tracer):
+        try:
+            return operator.index(value)
+        except TypeError:
+            pass
+    raise TypeError(f"{name} must be an integer, got {type(value).__name__}; pass a Python int.")
+
+
 def check_lists(name: str, value: Any, batch: tuple[int, ...], axis: str = "n") -> None:
     """Raise unless `value` is integers [n], or [..., n] that broadcast to the batch."""
     shape = check_array(name, value, "integer")
@@ -110,7 +122,7 @@ def int32(value: Any) -> ArrayLike:
         return np.array(min(max(value, INT32.min), INT32.max), np.int32)
     if value.dtype == np.int32:
         return value  # type: ignore[no-any-return]
-    limits = np.iinfo(value.dtype)
+    limits: Any = jnp.iinfo(value.dtype)  # type: ignore[no-untyped-call]
     low, high = max(limits.min, INT32.min), min(limits.max, INT32.max)
     result: ArrayLike = value.clip(low, high).astype(np.int32)
     return result
@@ -120,6 +132,8 @@ def float32(value: ArrayLike) -> ArrayLike:
     """Numbers of the host in one dtype, or an int after a float would compile again."""
     if isinstance(value, jax.Array):
         return value
+    if isinstance(value, int):
+        value = min(max(value, -BEYOND), BEYOND)
     with np.errstate(over="ignore"):
         return np.asarray(value).astype(np.float32)
 

@@ -31,7 +31,7 @@ def apply_logit_bias(logits: ArrayLike, ids: ArrayLike, values: ArrayLike) -> Ar
       ids: [n] or [..., n], integer. Those outside [0, V), such as -1, are padding; those that
         occur again add up, in any order.
       values: of the shape of `ids`, floating. -inf bans the token, inf counts as the largest
-        float32. Traced values: NaN is 0.
+        float32. Traced values: NaN is 0. A finite logit stays finite, but for a ban.
 
     Returns:
       float32 [..., V].
@@ -159,8 +159,12 @@ def _add(logits: Array, ids: Array, values: Array) -> Array:
     # Sums of finite numbers: a +inf and a -inf among them would be NaN.
     step = jnp.clip(jnp.where(jnp.isnan(value), 0, value), -LARGEST, LARGEST)
     ban = jnp.where(value == -jnp.inf, value, jnp.inf)
-    x = rows_of(logits).at[place].add(step, mode="drop").at[place].min(ban, mode="drop")
-    return x.reshape(logits.shape)
+    x = rows_of(logits)
+    # What is finite stays so: an overflow to inf would take all the mass.
+    biased = x.at[place].add(step, mode="drop")
+    bound = jnp.where(biased > 0, LARGEST, -LARGEST)
+    biased = jnp.where(jnp.isfinite(x) & jnp.isinf(biased), bound, biased)
+    return biased.at[place].min(ban, mode="drop").reshape(logits.shape)
 
 
 @jax.jit

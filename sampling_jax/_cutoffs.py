@@ -24,6 +24,9 @@ from sampling_jax.reference import SMALLEST_NORMAL
 def apply_epsilon_cutoff(logits: ArrayLike, epsilon: ArrayLike | None) -> Array:
     """Drop the tokens of logits [..., V] less likely than `epsilon`, but never the most likely.
 
+    Probabilities are at temperature 1, and 0 below 2**-31 of the largest, as `sample` draws: for
+    another temperature apply that first, as Hugging Face does.
+
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.
       epsilon: [] or broadcasts to [...], a probability. Off: None, <= 0. Traced values: above 1
@@ -51,6 +54,7 @@ def apply_eta_cutoff(logits: ArrayLike, epsilon: ArrayLike | None) -> Array:
     """Drop the tokens of logits [..., V] less likely than a bound that falls with the entropy.
 
     The bound is `min(epsilon, sqrt(epsilon) * exp(-entropy))`; the most likely token stays.
+    Probabilities are those of `apply_epsilon_cutoff`.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.

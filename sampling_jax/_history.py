@@ -125,6 +125,16 @@ def check_history(history: Any) -> None:
             f"history must be a History, got {type(history).__name__}; make one with "
             "init_history(prompt_tokens, vocab_size)."
         )
+    shapes = [getattr(part, "shape", ()) for part in history]
+    dtypes = [getattr(part, "dtype", type(part).__name__) for part in history]
+    *batch, vocabulary = shapes[1] or (0,)
+    is_packed = shapes[0] == (*batch, -(-vocabulary // 32))
+    if not (is_packed and dtypes == [np.uint32, np.uint16]):
+        raise ValueError(
+            "history must have prompt uint32 [..., ceil(V / 32)] and counts uint16 [..., V], got "
+            f"{dtypes[0]} {shapes[0]} and {dtypes[1]} {shapes[1]}; make it with "
+            "init_history(prompt_tokens, vocab_size)."
+        )
 
 
 @partial(jax.jit, static_argnames="vocabulary")

@@ -1,6 +1,5 @@
 """Log-probabilities and ranks to report with tokens, as an API does."""
 
-import operator
 from functools import partial
 from typing import NamedTuple
 
@@ -10,6 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import Settings, check, check_integers, flat_ids
+from sampling_jax._checks import static_integer
 from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
 from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
 from sampling_jax._rows import per_row
@@ -58,11 +58,10 @@ def logprobs(logits: ArrayLike, tokens: ArrayLike, top: int = 0) -> Logprobs:
     batch, _ = check(logits, Settings())
     check_integers("tokens", tokens, batch)
     vocabulary = jnp.shape(logits)[-1]
-    if isinstance(top, bool) or not hasattr(top, "__index__"):
-        raise TypeError(f"top must be an integer, got {type(top).__name__}; pass a Python int.")
+    top = static_integer("top", top)
     if not 0 <= top <= vocabulary:
         raise ValueError(f"top must be in [0, {vocabulary}], got {top}; there are no more tokens.")
-    result: Logprobs = _logprobs(logits, tokens, operator.index(top))
+    result: Logprobs = _logprobs(logits, tokens, top)
     return result
 
 

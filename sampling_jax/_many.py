@@ -1,16 +1,17 @@
 """Several tokens for each row of logits: independent ones, or all different."""
 
-import operator
 from functools import partial
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
+from sampling_jax._checks import static_integer
 from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._locate import draw_by
 from sampling_jax._process import kept_rows
@@ -53,6 +54,10 @@ def sample_n(
       TypeError: an n that is no integer, a replace that is no bool, or as `sample`.
       ValueError: an n below 1, or as `sample`.
 
+    Stochastic beam search also needs the perturbed log-probabilities, which fall along the draws:
+    `-log(cumsum(e / left))` for exponential noise `e` [..., n] and `left`, the probability of what
+    was left before each draw: 1 less the sum of `exp(log_prob(...))` of the earlier ones.
+
     References:
       Kool et al. 2019, https://arxiv.org/abs/1903.06059
 
@@ -65,15 +70,14 @@ def sample_n(
       [-1, 1, 2, 3]
     """
     batch, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
-    if isinstance(n, bool) or not hasattr(n, "__index__"):
-        raise TypeError(f"n must be an integer, got {type(n).__name__}; pass a Python int.")
+    n = static_integer("n", n)
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}; pass how many tokens to draw.")
-    if not isinstance(replace, bool):
+    if not isinstance(replace, bool | np.bool_):
         raise TypeError(
             f"replace must be a bool, got {type(replace).__name__}; pass True or False."
         )
-    tokens: Array = _sample_n(check_key(key, batch), logits, settings, operator.index(n), replace)
+    tokens: Array = _sample_n(check_key(key, batch), logits, settings, n, bool(replace))
     return tokens
 
 

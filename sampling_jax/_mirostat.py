@@ -50,7 +50,7 @@ def mirostat(
     Raises:
       TypeError: not a PRNG key, not a floating array of logits, a parameter of a wrong type.
       ValueError: shapes that do not fit, V out of range, or a Python or NumPy value out of range
-        (a state that is NaN, a tau or eta that is negative or NaN).
+        (a state that is NaN, a tau or eta that is negative or not finite).
 
     References:
       Basu et al. 2021, https://arxiv.org/abs/2007.14966
@@ -70,9 +70,10 @@ def mirostat(
     batch = check_logits(logits)
     for name, value in (("state", state), ("tau", tau), ("eta", eta)):
         check_number(name, value, batch)
-    check_range("state", state, lambda s: ~np.isnan(s), "a number", "start with 2 * tau")
-    check_range("tau", tau, lambda t: t >= 0, ">= 0", "5 is usual")
-    check_range("eta", eta, lambda e: e >= 0, ">= 0", "0.1 is usual")
+    check_range("state", state, lambda s: s == s, "a number", "start with 2 * tau")
+    for name, value, usual in (("tau", tau, 5), ("eta", eta, 0.1)):
+        valid, expected = (lambda v: (v >= 0) & (v < np.inf)), ">= 0 and finite"
+        check_range(name, value, valid, expected, f"{usual} is usual")
     numbers = (float32(state), float32(tau), float32(eta))
     result: tuple[Array, Array] = _mirostat(check_key(key, batch), logits, *numbers)
     return result

@@ -63,7 +63,7 @@ class SamplingParams:
           ValueError: a setting that is no single number, or a Python or NumPy value out of range.
             Values of JAX arrays are never inspected: bad ones give what they give in `sample`.
         """
-        if isinstance(requests, Mapping):
+        if isinstance(requests, Mapping) or not isinstance(requests, Iterable):
             raise TypeError(
                 f"requests must be one mapping for each row, got {type(requests).__name__}; "
                 "put it in a list."

@@ -34,13 +34,14 @@ def apply_penalties(
 
     First the repetition penalty, on tokens of the prompt and the output: it divides positive
     logits and multiplies the others. Then, on tokens of the output alone, `frequency_penalty`
-    times their count is subtracted, and then `presence_penalty`. Infinite logits stay as they are.
+    times their count is subtracted, and then `presence_penalty`. Infinite logits stay as they are,
+    and finite ones finite.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.
       history: of `init_history`, with the batch shape and vocabulary of the logits.
-      repetition_penalty: [] or broadcasts to [...]; below 1 it rewards. Off: None, 1. Traced
-        values: <= 0 or NaN is off; it counts as at most 2**126, at least 2**-126.
+      repetition_penalty: [] or broadcasts to [...]; below 1 it rewards. Off: None, 1, and below
+        2**-126. Traced values: <= 0 or NaN is off; it counts as at most 2**126.
       presence_penalty: [] or broadcasts to [...]; negative values reward. Off: None, 0. Traced
         values: NaN is off, an infinite value is the largest float32 of its sign.
       frequency_penalty: likewise.
@@ -111,9 +112,9 @@ def _penalise(
     if repetition is not None:
         factor = column(repetition, batch)
         seen = generated | unpack(matrix(history.prompt, batch), vocabulary)
-        seen = seen & (factor > 0) & (factor != 1)
+        seen = seen & (factor >= SMALLEST_NORMAL) & (factor != 1)
         # A reciprocal for each row: compilers differ in how they round a quotient for each token.
-        factor = jnp.clip(jnp.where(factor > 0, factor, 1), SMALLEST_NORMAL, 1 / SMALLEST_NORMAL)
+        factor = jnp.minimum(jnp.where(factor > 0, factor, 1), 1 / SMALLEST_NORMAL)
         scaled = result * jnp.where(result > 0, 1 / factor, factor)
         result = jnp.where(seen, scaled, result)
         changed = changed | seen
@@ -127,6 +128,8 @@ def _penalise(
         step = _additive(presence, batch)
         result = jnp.where(generated, result - step, result)
         changed = changed | (generated & (step != 0))
+    # What is finite stays so: an overflow to inf would take all the mass.
+    result = jnp.clip(result, -LARGEST, LARGEST)
     return jnp.where(changed & finite, result, x).reshape(logits.shape)
 
 

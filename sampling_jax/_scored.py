@@ -30,7 +30,8 @@ def sample_with_logprobs(
     The tokens are those of `sample`. The log-probabilities are under the integer weights they are
     drawn by, filters and all: as `log_prob` gives them but for a few roundings, and V / 2**31 where
     many tokens are 2**20 times lighter than the most likely one. They carry no gradient: train on
-    `log_prob`, and where a ratio has to be exactly 1, take the old side of it from `log_prob` too.
+    `log_prob`, and where a ratio has to be exactly 1, take both sides of it from one jitted
+    function of the same batch: two programs may add up in two ways, which shows in the last bit.
 
     Args:
       key, logits, temperature, top_k, top_p, min_p: as in `sample`.

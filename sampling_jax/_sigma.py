@@ -1,7 +1,6 @@
 """A filter by the standard deviation of logits."""
 
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -44,7 +43,7 @@ def apply_top_n_sigma(logits: ArrayLike, top_n_sigma: ArrayLike | None) -> Array
         "top_n_sigma",
         top_n_sigma,
         "None or 0 is off",
-        lambda value: ~np.isnan(value),
+        lambda value: value == value,
         "a number",
     )
 

@@ -20,7 +20,8 @@ def apply_typical_p(logits: ArrayLike, typical_p: ArrayLike | None) -> Array:
 
     Tokens rank by the distance of their surprise, `-log p`, to its mean, the entropy, and then by
     id; the fewest of them that add up to at least `typical_p` are kept, which need not include
-    the most likely one.
+    the most likely one. That is at temperature 1: for another one apply that first, as Hugging
+    Face does.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.

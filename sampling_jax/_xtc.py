@@ -22,7 +22,9 @@ def apply_xtc(
 
     Top choices are the tokens at least as likely as `xtc_threshold`; where there are two or more,
     all but the least likely of them are dropped with `xtc_probability`. A draw from the result
-    has the same law as tossing that coin before each draw, and needs no key for it.
+    has the same law as tossing that coin before each draw, and needs no key for it; so apply it
+    last: a temperature or filter after it would see the mixture. What is added to the logits is
+    rounded as they are, and a constant to the gradient.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.

@@ -7,7 +7,7 @@ import pytest
 from inputs import on_device
 
 import sampling_jax
-from sampling_jax import process_logits, reference, sample
+from sampling_jax import apply_top_n_sigma, mirostat, process_logits, reference, sample
 
 KEY = jax.random.key(0)
 X = np.zeros((2, 3, 5), np.float32)
@@ -177,6 +177,16 @@ def test_reference_bits():
         "uint64 bits must have the batch shape (2, 3) of the logits, got shape (2,); pass one for "
         "each row."
     )
+
+
+def test_integers_beyond_float32():
+    """They are infinite, whatever takes them."""
+    x = np.array([[0.0, 1.0, 3.0]], np.float32)
+    key, huge = jax.random.key(0), 10**400
+    np.testing.assert_array_equal(sample(key, x, huge), sample(key, x, np.inf))
+    np.testing.assert_array_equal(apply_top_n_sigma(x, huge), x)
+    state, _ = mirostat(key, x, huge)
+    assert state == np.inf
 
 
 def test_arrays_on_devices_are_never_inspected():

@@ -48,6 +48,7 @@ def test_jit_vmap_and_batches(call):
     assert (expected != x).any()
     for form in (jax.jit(call), jax.vmap(call), jax.vmap(jax.jit(call))):
         np.testing.assert_array_equal(form(x, ids, n), expected)
+    np.testing.assert_array_equal(jax.lax.map(lambda row: call(*row), (x, ids, n)), expected)
     for row in range(0, 8, 3):
         np.testing.assert_array_equal(call(x[row], ids[row], n[row]), expected[row])
     grid = [array.reshape(2, 4, *array.shape[1:]) for array in (x, ids, n)]

@@ -291,6 +291,20 @@ HISTORY = init_history(TOKENS, 5)
             "a scalar or one value for each row.",
         ),
         (
+            lambda: update_history(History(None, HISTORY.counts), TOKENS[..., 0]),
+            ValueError,
+            "history must have prompt uint32 [..., ceil(V / 32)] and counts uint16 [..., V], got "
+            "NoneType () and uint16 (2, 3, 5); make it with init_history(prompt_tokens, "
+            "vocab_size).",
+        ),
+        (
+            lambda: apply_penalties(X, History(HISTORY.prompt[0], HISTORY.counts)),
+            ValueError,
+            "history must have prompt uint32 [..., ceil(V / 32)] and counts uint16 [..., V], got "
+            "uint32 (3, 1) and uint16 (2, 3, 5); make it with init_history(prompt_tokens, "
+            "vocab_size).",
+        ),
+        (
             lambda: apply_penalties(X, None),
             TypeError,
             "history must be a History, got NoneType; make one with init_history(prompt_tokens, "

@@ -407,6 +407,11 @@ TOKENS = np.zeros((2, 3), np.int32)
             "tokens must be an integer array, got bool; convert with tokens.astype(jnp.int32).",
         ),
         (
+            np.zeros((2, 3), ">i4"),
+            TypeError,
+            "tokens must be an integer array, got >i4; convert with tokens.astype(jnp.int32).",
+        ),
+        (
             np.zeros((2, 1), np.int32),
             ValueError,
             "tokens must have shape (2, 3) to fit the logits, got shape (2, 1); pass one for each "
@@ -428,6 +433,7 @@ def test_token_errors(tokens, error, message):
         (-1, ValueError, "top must be in [0, 5], got -1; there are no more tokens."),
         (2.0, TypeError, "top must be an integer, got float; pass a Python int."),
         (True, TypeError, "top must be an integer, got bool; pass a Python int."),
+        (np.ones(2, int), TypeError, "top must be an integer, got ndarray; pass a Python int."),
     ],
 )
 def test_top_errors(top, error, message):

@@ -17,6 +17,7 @@ from inputs import (
     seeds,
 )
 from references import many as plain
+from scipy.stats import ks_2samp
 from test_statistics import ALPHA, p_value, power, probabilities
 from test_strict_settings import enable_x64
 
@@ -287,6 +288,34 @@ def test_gradient_through_tokens_is_zero_not_an_error(replace):
     assert by_temperature == 0
 
 
+@pytest.mark.slow
+def test_perturbed_log_probabilities():
+    """Those that the docstring gives for beam search are the largest of perturbed ones."""
+    x, n, rows = make_logits(0, (9,)), 3, 20_000
+    batch = jnp.broadcast_to(x, (rows, 9))
+    tokens = sample_n(jax.random.key(0), batch, n, replace=False)
+    chosen = jnp.exp(jax.nn.log_softmax(x)[tokens])
+    left = 1 - jnp.cumsum(chosen, axis=1) + chosen
+    noise = jax.random.exponential(jax.random.key(1), (rows, n))
+    gumbel = jax.random.gumbel(jax.random.key(2), (rows, 9))
+    direct = -jnp.sort(-(jax.nn.log_softmax(batch) + gumbel), axis=1)[:, :n]
+    for i in range(n):
+        wrong = -jnp.log(jnp.cumsum(noise, axis=1))[:, i]
+        ours = -jnp.log(jnp.cumsum(noise / left, axis=1))[:, i]
+        assert ks_2samp(ours, direct[:, i]).pvalue > ALPHA
+        assert i == 0 or ks_2samp(wrong, direct[:, i]).pvalue < ALPHA
+
+
+def test_replace_of_numpy():
+    tokens = [sample_n(jax.random.key(0), X, 3, replace=r) for r in (False, np.False_)]
+    np.testing.assert_array_equal(*tokens)
+
+
+def test_traced_numbers_of_draws():
+    with pytest.raises(TypeError, match=r"n must be an integer, got .*Tracer; pass a Python int\."):
+        jax.jit(lambda n: sample_n(jax.random.key(0), X, n))(2)
+
+
 def test_no_rows():
     assert sample_n(jax.random.key(0), jnp.zeros((2, 0, 5)), 3).shape == (2, 0, 3)
 
@@ -298,6 +327,7 @@ X = np.zeros((2, 5), np.float32)
     ("arguments", "error", "message"),
     [
         ({"n": 2.0}, TypeError, "n must be an integer, got float; pass a Python int."),
+        ({"n": np.array([2])}, TypeError, "n must be an integer, got ndarray; pass a Python int."),
         ({"n": True}, TypeError, "n must be an integer, got bool; pass a Python int."),
         ({"n": 0}, ValueError, "n must be >= 1, got 0; pass how many tokens to draw."),
         ({"replace": 1}, TypeError, "replace must be a bool, got int; pass True or False."),

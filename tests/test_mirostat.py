@@ -254,8 +254,8 @@ X = np.zeros((2, 5), np.float32)
             "state must broadcast to the batch shape (2,) of the logits, got shape (3,); pass a "
             "scalar or one value for each row.",
         ),
-        ({"tau": -1.0}, ValueError, "tau must be >= 0, got -1.0; 5 is usual."),
-        ({"eta": np.nan}, ValueError, "eta must be >= 0, got nan; 0.1 is usual."),
+        ({"tau": -1.0}, ValueError, "tau must be >= 0 and finite, got -1.0; 5 is usual."),
+        ({"eta": np.nan}, ValueError, "eta must be >= 0 and finite, got nan; 0.1 is usual."),
         ({"eta": True}, TypeError, "eta must be a real number or array, got bool; pass a float."),
         (
             {"logits": X.astype(np.int32)},

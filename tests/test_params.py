@@ -161,6 +161,11 @@ def test_a_batch_that_changes_compiles_nothing():
             "requests must be one mapping for each row, got dict; put it in a list.",
         ),
         (
+            lambda stack: stack(3),
+            TypeError,
+            "requests must be one mapping for each row, got int; put it in a list.",
+        ),
+        (
             lambda stack: stack([{}, None]),
             TypeError,
             'requests[1] must be a mapping of settings, got NoneType; write {"temperature": 0.7}.',

@@ -48,9 +48,9 @@ CASES = {
 }
 PAIRS = ("rows of one key", "rows with keys of their own", "steps")
 FALSE_POSITIVES = 1e-4
-# P-values: each at most once by default and once slow; two of test_speculative, one each of
-# test_many and test_mirostat.
-TESTS = 2 * (len(CASES) + 2 * len(PAIRS)) + 4
+# P-values: each at most once by default and once slow; two of test_speculative, four of test_many
+# and one of test_mirostat.
+TESTS = 2 * (len(CASES) + 2 * len(PAIRS)) + 7
 ALPHA = FALSE_POSITIVES / TESTS
 DRAWS = 2**17
 

@@ -115,6 +115,7 @@ def test_every_form_of_call(call):
         same = lambda a, b: np.testing.assert_allclose(a, b, atol=1e-6)  # noqa: E731
     for form in (jax.jit(call), jax.vmap(call), jax.vmap(jax.vmap(call))):
         same(form(x, value), expected)
+    same(jax.lax.map(lambda row: call(*row), (x, value)), expected)
     same(call(x[1, 2], value[1, 2]), expected[1, 2])
     same(jax.vmap(call, (0, None))(x, 0.3), call(x, 0.3))
     assert call(x[:0], 0.3).shape == (0, 3, 129)

@@ -10,6 +10,7 @@ def bias(x, ids, values):
     for token, value in zip(ids.tolist(), values.tolist(), strict=True):
         if 0 <= token < len(x) and not np.isnan(value):
             result[token] += max(min(value, largest), -largest)
+    result = np.where(np.isfinite(x), np.clip(result, -largest, largest), result)
     for token, value in zip(ids.tolist(), values.tolist(), strict=True):
         if 0 <= token < len(x) and value == -np.inf:
             result[token] = -np.inf

@@ -27,7 +27,7 @@ def penalise(x, prompt, output, repetition=None, presence=None, frequency=None):
         return np.clip(value, least, bound)
 
     repetition = number(repetition, 1, -bound)
-    repetition = np.clip(repetition, 2**-126, 2**126) if repetition > 0 else np.float32(1)
+    repetition = min(repetition, np.float32(2**126)) if repetition >= 2**-126 else np.float32(1)
     presence, frequency = number(presence, 0, -bound), number(frequency, 0, -bound)
     counts = Counter(int(token) for token in output)
     seen = {*counts, *(int(token) for token in prompt)}
@@ -45,5 +45,5 @@ def penalise(x, prompt, output, repetition=None, presence=None, frequency=None):
             logit = logit - np.clip(frequency * count, -bound, bound)
         if token in counts and presence != 0:
             logit = logit - presence
-        result[token] = logit
+        result[token] = np.clip(logit, -bound, bound)
     return result
