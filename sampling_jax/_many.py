@@ -38,6 +38,10 @@ def sample_n(
     renormalised: the law of the `n` largest of Gumbel noise added to their log-probabilities.
     Both ways are exact in integers, and the first token is that of `sample` where n is 1.
 
+    Stochastic beam search also needs the perturbed log-probabilities, which fall along the draws:
+    `-log(cumsum(e / left))` for exponential noise `e` [..., n] and `left`, the probability of what
+    was left before each draw: 1 less the sum of `exp(log_prob(...))` of the earlier ones.
+
     Args:
       key: a PRNG key, for the whole batch or one for each row [...], as in `sample`.
       logits: [..., V], any floating dtype, as in `sample`.
@@ -53,10 +57,6 @@ def sample_n(
     Raises:
       TypeError: an n that is no integer, a replace that is no bool, or as `sample`.
       ValueError: an n below 1, or as `sample`.
-
-    Stochastic beam search also needs the perturbed log-probabilities, which fall along the draws:
-    `-log(cumsum(e / left))` for exponential noise `e` [..., n] and `left`, the probability of what
-    was left before each draw: 1 less the sum of `exp(log_prob(...))` of the earlier ones.
 
     References:
       Kool et al. 2019, https://arxiv.org/abs/1903.06059
