@@ -119,13 +119,18 @@ def missing(bracket: Bracket, target: Wide) -> Array:
     return _wide.approximate(_wide.subtract(target, bracket.above))
 
 
+def middle(bracket: Bracket) -> Array:
+    """The middle rank."""
+    half = (bracket.high - bracket.low).astype(jnp.uint32) >> 1
+    return bracket.low + half.astype(jnp.int32)
+
+
 def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
     """Ranks int32 [N, 3] in a bracket: two about a guess by value, and one that ends a search.
 
     That is the middle rank; in the first round it is the last rank, which may have many ties.
     """
     low, high, reached, above = bracket
-    half = ((high - low).astype(jnp.uint32) >> 1).astype(jnp.int32)
     last = before(high)
     bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, last))
     guess = missing(bracket, target) / jnp.maximum(
@@ -133,5 +138,11 @@ def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
     )
     shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
     near = (rank(bottom * share + top * (1 - share)) for share in shares)
-    pivots = jnp.stack([jnp.where(rounds == 0, last, low + half), *near], axis=1)
-    return after(jnp.clip(pivots, low[:, None] + 1, last[:, None]) - 1)
+    end = jnp.where(rounds == 0, last, middle(bracket))
+    return inside(bracket, jnp.stack([end, *near], axis=1))
+
+
+def inside(bracket: Bracket, pivots: Array) -> Array:
+    """Ranks int32 [N, P] moved into a bracket, where they can tell something."""
+    last = before(bracket.high)
+    return after(jnp.clip(pivots, bracket.low[:, None] + 1, last[:, None]) - 1)

@@ -1,5 +1,6 @@
 """A vocabulary in chunks of 32 x 128 tokens, read where it is: their maxima, sums and counts."""
 
+import math
 from collections.abc import Callable
 
 import jax
@@ -91,17 +92,25 @@ def ids_of(x: Array) -> Array:
     return lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
 
 
-def sum_tokens(number: Wide) -> Wide:
-    """Wide [...] from [..., chunks, rows, lanes], in one pass."""
-    *shape, chunks, rows, lanes = number[0].shape
-    high, low = (part.reshape(*shape, chunks * rows, lanes) for part in number)
-    while (size := high.shape[-2]) > 2 * STEP:
+def in_blocks(x: Array) -> Array:
+    """[N, chunks, rows, lanes] as [N, blocks, rows, lanes], of rows to be summed at once."""
+    n, chunks, rows, lanes = x.shape
+    return x.reshape(n, -1, math.gcd(chunks * rows, STEP), lanes)
+
+
+def sum_blocks(weights: Array) -> Wide:
+    """Wide [N, ...] from uint32 weights below 2**31, [N, blocks, ..., rows, lanes], in one pass."""
+    half, is_odd = divmod(weights.shape[1], 2)
+    if not is_odd:  # two weights add up in 32 bits, which halves the work on wide numbers
+        weights = weights[:, :half] + weights[:, half:]
+    high, low = _wide.sums(*_wide.widen(weights), axes=(-2,))
+    while (size := high.shape[1]) > 2 * STEP:
         if size % STEP:
-            padding = [(0, 0, 0)] * len(shape) + [(0, -size % STEP, 0), (0, 0, 0)]
+            padding = [(0, 0, 0), (0, -size % STEP, 0)] + [(0, 0, 0)] * (high.ndim - 2)
             high, low = (lax.pad(part, jnp.uint32(0), padding) for part in (high, low))
-        groups = (*shape, -(-size // STEP), STEP, lanes)
-        high, low = _wide.sums(high.reshape(groups), low.reshape(groups), axes=(-2,))
-    return _wide.add_up(_wide.add_up((high, low), axes=(-2,)), axes=(-1,))
+        groups = (len(high), -(-size // STEP), STEP, *high.shape[2:])
+        high, low = _wide.sums(high.reshape(groups), low.reshape(groups), axes=(2,))
+    return _wide.add_up(_wide.add_up((high, low), axes=(1,)), axes=(-1,))
 
 
 def chunk_sums(weights: Array) -> Wide:

@@ -38,6 +38,16 @@ def taken(take: Callable[[Array], Array], x: Array) -> Array:
     return lax.bitcast_convert_type(take(lax.bitcast_convert_type(x, bits)), x.dtype)
 
 
+def rows_at(ids: Array, values: Rows) -> Rows:
+    """The rows int32 [n], all below N, of arrays [N, ...]."""
+
+    def at(value: Array) -> Array:
+        return taken(lambda x: x.at[ids].get(mode="promise_in_bounds"), value)
+
+    result: Rows = jax.tree.map(at, values)
+    return result
+
+
 def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
     """`function` of arrays [N, ...], so that under vmap a branch still runs for the whole batch.
 
@@ -70,47 +80,44 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
 def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, *args: Any) -> Rows:
     """`function(*args, wanted)` of arrays [N, ...] in the rows bool [N] wanted, else `otherwise`.
 
-    On CPU a few rows after another, so that others cost nothing.
+    On CPU a few of the wanted rows after another, so that others cost nothing.
     """
+    n = len(wanted)
+    size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
 
-    def mixed(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
-        def mix(new: Array, old: Array) -> Array:
-            return jnp.where(per_row(wanted, new), new, old)
-
-        result: Rows = jax.tree.map(mix, function(*args, wanted), otherwise)
-        return result
-
-    def whole(*rows: Any) -> Rows:
-        result: Rows = lax.cond(
-            jnp.any(rows[0]), mixed, lambda _, otherwise, *args: otherwise, *rows
+    def mix(new: Rows, wanted: Array, otherwise: Rows) -> Rows:
+        result: Rows = jax.tree.map(
+            lambda a, b: jnp.where(per_row(wanted, a), a, b), new, otherwise
         )
         return result
 
-    def by_parts(*rows: Any) -> Rows:
+    def whole(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+        return mix(function(*args, wanted), wanted, otherwise)
+
+    def by_parts(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+        order = jnp.argsort(~wanted)  # those wanted first
+
         def part(i: Array, result: Rows) -> Rows:
             start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
+            rows = lax.dynamic_slice_in_dim(order, start, size)
 
-            def few(a: Array) -> Array:
-                return taken(lambda a: lax.dynamic_slice_in_dim(a, start, size), a)
+            def put(array: Array, new: Array) -> Array:
+                return lax.dynamic_update_slice_in_dim(array, new, start, 0)
 
-            def put(all_rows: Array, new: Array) -> Array:
-                return lax.dynamic_update_slice_in_dim(all_rows, new, start, 0)
+            updated: Rows = jax.tree.map(put, result, function(*rows_at(rows, (*args, wanted))))
+            return updated
 
-            def replaced() -> Rows:
-                new = mixed(*jax.tree.map(few, (rows[0], result, *rows[2:])))
-                replaced: Rows = jax.tree.map(put, result, new)
-                return replaced
+        parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
+        in_order = lax.fori_loop(0, parts, part, otherwise)
+        return mix(rows_at(jnp.argsort(order), in_order), wanted, otherwise)
 
-            chosen: Rows = lax.cond(jnp.any(few(rows[0])), replaced, lambda: result)
-            return chosen
-
-        result: Rows = lax.fori_loop(0, -(-n // size), part, rows[1])
+    def search(*rows: Any) -> Rows:
+        if n <= size:
+            return whole(*rows)
+        result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
         return result
 
-    n = len(wanted)
-    size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
-    rows = (wanted, otherwise, *args)
-    if n <= size:
-        return whole(*rows)
-    result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
+    result: Rows = lax.cond(
+        jnp.any(wanted), search, lambda _, otherwise, *args: otherwise, wanted, otherwise, *args
+    )
     return result

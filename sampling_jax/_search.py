@@ -18,7 +18,8 @@ from sampling_jax._bracket import (
     shrunk,
     value_of,
 )
-from sampling_jax._chunks import sum_tokens
+from sampling_jax._chunks import in_blocks, sum_blocks
+from sampling_jax._guess import guesses
 from sampling_jax._locate import Weigh
 from sampling_jax._rows import per_row
 from sampling_jax._tops import Tops, column_tops
@@ -39,29 +40,30 @@ def shortest_prefix(
     Args:
       x: clean logits.
       tops: those of x.
-      weigh: gives weights that are never less for a larger logit, but for rounding.
+      weigh: gives weights that are never less for a larger logit, but for rounding; a scalar if
+        all logits weigh the same.
       target: wide [N], more than 0.
       weightless: float32 [N], finite: nothing below it weighs anything.
       wanted: bool [N]; other rows cost nothing and give anything.
 
     Returns:
       float32 [N], the largest number such that the weights of all from it upwards reach the
-      target; wide [N], the weights of all above it.
+      target, or the least if they do not; wide [N], the weights of all above it.
     """
     bracket = opened(tops.logits, rank(weightless), target, wanted)
     nothing = bracket.above
 
-    def dive(bracket: Bracket) -> tuple[Bracket, Tops]:
-        least = jnp.min(jnp.where(x > -jnp.inf, x, jnp.inf), axis=(1, 2, 3))
+    def dive(bracket: Bracket, old: Tops) -> tuple[Bracket, Tops]:
+        least = _least(x)
         bracket = raised(bracket, rank(least))
-        bracket = _narrow(bracket, x, weigh, target, nothing)
-        # A branch, so that what is left is in memory: the tops of that are found fast.
-        left = lax.cond(
+        first = guesses(bracket, x, weigh, target)
+        bracket = _narrow(bracket, x, weigh, target, nothing, first)
+        tops = lax.cond(
             jnp.any(is_open(bracket)),
-            lambda: _below(bracket, x),
-            lambda: jnp.maximum(_below(bracket, x), x),  # varies over devices as the other does
+            lambda: column_tops(_below(bracket, x).reshape(len(x), -1)),
+            lambda: old,
         )
-        return bracket, column_tops(left.reshape(len(left), -1))
+        return bracket, tops
 
     def unfinished(state: tuple[Bracket, Tops]) -> Array:
         return jnp.any(is_open(state[0]))
@@ -72,11 +74,21 @@ def shortest_prefix(
         if tops.logits.shape == x.shape:  # nothing is below them
             return bracket, tops._replace(logits=_below(bracket, x))
         result: tuple[Bracket, Tops]
-        result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b: (b, tops), bracket)
+        result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b, tops: (b, tops), bracket, tops)
         return result
 
     bracket, _ = lax.while_loop(unfinished, body, (bracket, tops))
     return value_of(bracket.low), bracket.above
+
+
+def _least(x: Array) -> Array:
+    """float32 [N], the least of x [N, chunks, rows, lanes] above -inf; inf if there is none."""
+    inf = jnp.float32(jnp.inf)
+    # Columns first, or a compiler makes a slow loop.
+    columns = lax.reduce(
+        jnp.where(x > -inf, x, inf), inf, lambda a, b: jnp.where(a < b, a, b), (2,)
+    )
+    return jnp.min(lax.optimization_barrier(columns), axis=(1, 2))
 
 
 def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket:
@@ -85,8 +97,9 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
     known = jnp.where(logits > per_row(floor, logits), logits, -jnp.inf)
     base = bracket.above
     weights = jnp.where(known > -jnp.inf, weigh(known), 0)
-    mass = _wide.add(base, sum_tokens(_wide.widen(weights)))
-    is_inside = is_open(bracket) & ~_wide.greater(target, mass)
+    mass = sum_blocks(in_blocks(weights))
+    mass = _wide.add(base, mass)
+    is_inside = is_open(bracket) & (~_wide.greater(target, mass) | (floor == -jnp.inf))
     bracket = learn(bracket, after(rank(floor))[:, None], _wide.column(mass), target)
 
     def unfinished(state: tuple[Bracket, Array]) -> Array:
@@ -94,19 +107,22 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        bracket = _weigh_pivots(bracket, known, weights, target, base, rounds, is_inside)
+        pivots = pivots_of(bracket, target, rounds)
+        bracket = _weigh_pivots(bracket, known, weights, target, base, pivots, is_inside)
         return shrunk(bracket, known, is_inside), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
     return result
 
 
-def _narrow(bracket: Bracket, x: Array, weigh: Weigh, target: Wide, base: Wide) -> Bracket:
+def _narrow(
+    bracket: Bracket, x: Array, weigh: Weigh, target: Wide, base: Wide, first: Array
+) -> Bracket:
     """Tighten brackets until few of the logits x above an end are left.
 
     `base` is wide [N], zeros.
     """
-    weights = jnp.where(x > -jnp.inf, weigh(x), 0)
+    weights = weigh(x)
 
     def unfinished(state: tuple[Bracket, Array]) -> Array:
         bracket, rounds = state
@@ -118,7 +134,8 @@ def _narrow(bracket: Bracket, x: Array, weigh: Weigh, target: Wide, base: Wide) 
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        return _weigh_pivots(bracket, x, weights, target, base, rounds), rounds + 1
+        pivots = jnp.where(rounds == 0, first, pivots_of(bracket, target, rounds))
+        return _weigh_pivots(bracket, x, weights, target, base, pivots), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
     return result
@@ -130,13 +147,13 @@ def _weigh_pivots(
     weights: Array,
     target: Wide,
     base: Wide,
-    rounds: Array,
+    pivots: Array,
     wanted: Array | bool = True,
 ) -> Bracket:
-    """Weigh what lies above a few pivots in a bracket, in one pass."""
-    pivots = pivots_of(bracket, target, rounds)
-    bounds = value_of(pivots).reshape(*pivots.shape, 1, 1, 1)
-    masses = sum_tokens(_wide.widen(jnp.where(x[:, None] >= bounds, weights[:, None], 0)))
+    """Weigh what lies above pivots [N, P] in a bracket, in one pass."""
+    bounds = value_of(pivots)[:, None, :, None, None]
+    x, weights = (in_blocks(v)[:, :, None] if v.ndim else v for v in (x, weights))
+    masses = sum_blocks(jnp.where(x >= bounds, weights, 0))
     return learn(bracket, pivots, _wide.add(_wide.column(base), masses), target, wanted)
 
 
@@ -152,7 +169,8 @@ def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        bracket = _weigh_pivots(bracket, x, weights, target, start.above, rounds)
+        pivots = pivots_of(bracket, target, rounds)
+        bracket = _weigh_pivots(bracket, x, weights, target, start.above, pivots)
         return shrunk(bracket, x, wanted), rounds + 1
 
     result, _ = lax.while_loop(

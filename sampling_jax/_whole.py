@@ -61,10 +61,6 @@ def prefix_in_whole(
     k_on, p_on, m_on = filters_on(settings, row.top)
     # Weights are 0 from 31 octaves down.
     weightless = jnp.maximum(row.top - 32 / row.scale, -LARGEST)
-    if settings.top_k is not None:
-        tokens = jnp.sum(chunk_counts(x > -jnp.inf), axis=1, dtype=jnp.uint32)
-        top_k = jnp.clip(settings.top_k.astype(jnp.uint32), 1, jnp.maximum(tokens, 1))
-
     if settings.min_p is not None:
         light = first_light(x, row_weights(row, x), min_p_threshold(settings.min_p))
 
@@ -89,13 +85,14 @@ def prefix_in_whole(
         counts, is_last = step
 
         def weigh(x: Array) -> Array:
-            one = jnp.ones_like(x, jnp.uint32)
+            one = jnp.uint32(1)
             return one if settings.top_p is None else jnp.where(counts, one, row_weights(row, x))
 
         target, is_on = total, wanted & jnp.where(counts, k_on, p_on)
         if settings.top_p is not None:
             target = top_p_target(settings.top_p, total)
         if settings.top_k is not None:
+            top_k = jnp.maximum(settings.top_k, 1).astype(jnp.uint32)
             target = _wide.select(counts, _wide.widen(top_k), target)
         least = jnp.where(counts, -LARGEST, weightless)
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
@@ -111,4 +108,6 @@ def prefix_in_whole(
     is_last = [False] * (len(counts) - 1) + [True]
     steps = jnp.array(counts, bool), jnp.array(is_last, bool)
     (prefix, _), _ = lax.scan(shorten, (everything, total), steps)
-    return prefix
+    (value, ties), *_, tied = prefix
+    ties = jnp.minimum(ties, jnp.sum(tied, axis=1, dtype=jnp.uint32))  # top_k may ask for more
+    return prefix._replace(end=End(value, ties))

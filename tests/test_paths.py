@@ -12,6 +12,7 @@ from sampling_jax import reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._bracket import Bracket, is_open, pivots_of
 from sampling_jax._chunks import chunk_maxima, chunk_sums, to_chunks
+from sampling_jax._guess import guesses
 from sampling_jax._head import end_in_head, head_of
 from sampling_jax._process import kept_rows
 from sampling_jax._tops import column_tops, lane_tops
@@ -35,6 +36,20 @@ def masked(rng):
     """Most are at a finite number far below, as hand-written masks put them."""
     x = 2 * rng.normal(size=(ROWS, V))
     return np.where(rng.random(x.shape) < 0.9, -1e9, x).astype(np.float32)
+
+
+def unseen(rng):
+    """A sample at even steps shows none of those that count."""
+    x = rng.normal(size=(ROWS, V)).astype(np.float32)
+    x[:, :: V // 124] = -100  # also where chunks are padded, steps are 161 = V // 124
+    return x
+
+
+def infinite(rng):
+    """More +inf than the tops hold."""
+    return np.where(rng.random((ROWS, V)) < 0.1, np.inf, rng.normal(size=(ROWS, V))).astype(
+        np.float32
+    )
 
 
 NORMAL = 2 * norm.ppf((np.arange(V) + 0.5) / V)[::-1].astype(np.float32)
@@ -68,6 +83,11 @@ PATHS = {
     "all, levels, top_p": (levels, {"top_p": 0.7}, "all"),
     "all, masked": (masked, {"top_k": 1990}, "all"),
     "all, into the mask": (masked, {"top_k": 5000, "temperature": 1e9}, "all"),
+    "all, unseen, top_k": (unseen, {"top_k": 9000}, "all"),
+    "all, unseen, top_p": (unseen, {"top_p": 0.9, "temperature": 3.0}, "all"),
+    "all, infinite": (infinite, {"top_k": 1500}, "all"),
+    "all, beyond the infinite": (infinite, {"top_k": 9000}, "all"),
+    "all, into the infinite": (infinite, {"top_p": 0.5}, "all"),
     "all, top_p into the mask": (masked, {"top_p": 0.9, "temperature": 1e9}, "all"),
 }
 
@@ -144,8 +164,9 @@ def test_every_pivot_is_news():
     bracket = Bracket(low, high, reached, above)
     closed = {(~tiny - 1, ~tiny), (~tiny, 0), (0, tiny), (tiny, tiny + 1)}
     assert {tuple(pair) for pair in pairs[~is_open(bracket)].tolist()} == closed
-    for rounds in (0, 1):
-        pivots = pivots_of(bracket, target, jnp.int32(rounds))
+    x = jnp.zeros((len(pairs), 1, 1, 128), jnp.float32).at[::2].set(-1)
+    first = guesses(bracket, x, jnp.ones_like, target)
+    for pivots in (first, *(pivots_of(bracket, target, jnp.int32(i)) for i in (0, 1))):
         is_inside = (low[:, None] < pivots) & (pivots < high[:, None])
         assert is_inside[is_open(bracket)].all()
 

@@ -1,0 +1,41 @@
+"""Where a search looks first: about where a prefix ends, by a sample of the logits."""
+
+import jax.numpy as jnp
+from jax import Array
+
+from sampling_jax._bracket import Bracket, before, inside, middle, missing, rank, value_of
+from sampling_jax._locate import Weigh
+from sampling_jax._wide import Wide
+
+SIZE = 128  # logits of a sample, for each row
+SPREAD = 8  # how many of them a guess may well be off
+
+
+def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
+    """Ranks int32 [N, 3] in a bracket: where x [N, ...] seems to reach the target, and about it.
+
+    If that is a number with many ties, they enclose it alone. Where the sample has nothing in the
+    bracket, they are what ends any search.
+    """
+    last = before(bracket.high)
+    flat = x.reshape(len(x), -1)
+    stride = (flat.shape[1] // SIZE) | 1  # odd, so that it visits all lanes
+    sample = flat[:, ::stride]
+    is_in = (sample > -jnp.inf) & (sample <= value_of(last)[:, None])
+    sample = jnp.where(is_in, sample, -jnp.inf)
+    weights = jnp.where(is_in, weigh(sample), 0).astype(jnp.float32)
+
+    # As a product of matrices, which is faster than to sort.
+    is_above = (sample[:, :, None] >= sample[:, None, :]).astype(jnp.float32)
+    terms = jnp.where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
+    masses, counts = jnp.moveaxis(terms @ is_above, 1, 0)
+    is_short = masses * stride < missing(bracket, target)[:, None]
+    place = jnp.sum(is_short, axis=1, dtype=jnp.int32).astype(jnp.float32)
+    places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
+    is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]
+    values = jnp.max(jnp.where(is_beyond, sample[:, None], -jnp.inf), axis=2)
+    ranks = rank(values) + jnp.array([[1, 0, 0]], jnp.int32)
+
+    is_blind = jnp.max(sample, axis=1) <= value_of(bracket.low)
+    others = jnp.stack([last, middle(bracket), middle(bracket)], axis=1)
+    return inside(bracket, jnp.where(is_blind[:, None], others, ranks))
