@@ -9,7 +9,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._checks import LARGEST
-from sampling_jax._rows import per_row
+from sampling_jax._rows import per_row, traced_once
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
 
@@ -36,12 +36,14 @@ def value_of(ranks: Array) -> Array:
     return lax.bitcast_convert_type(ranks ^ ((ranks >> 31) & 0x7FFFFFFF), jnp.float32)
 
 
+@traced_once
 def after(ranks: Array) -> Array:
     """The next rank that a clean logit can have: subnormal numbers have none."""
     tiny = int(SMALLEST_NORMAL.view(np.int32))
     return jnp.where((ranks >= 0) & (ranks < tiny), tiny, ranks + 1)
 
 
+@traced_once
 def before(ranks: Array) -> Array:
     """The rank before, of those that a clean logit can have."""
     tiny = int(SMALLEST_NORMAL.view(np.int32))
@@ -50,6 +52,7 @@ def before(ranks: Array) -> Array:
     return jnp.where((last > 0) & (last < tiny), 0, last)
 
 
+@traced_once
 def is_open(bracket: Bracket) -> Array:
     """Bool [N]: whether more than one number is left."""
     return bracket.low < before(bracket.high)
@@ -119,12 +122,14 @@ def missing(bracket: Bracket, target: Wide) -> Array:
     return _wide.approximate(_wide.subtract(target, bracket.above))
 
 
+@traced_once
 def middle(bracket: Bracket) -> Array:
     """The middle rank."""
     half = (bracket.high - bracket.low).astype(jnp.uint32) >> 1
     return bracket.low + half.astype(jnp.int32)
 
 
+@traced_once
 def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
     """Ranks int32 [N, 3] in a bracket: two about a guess by value, and one that ends a search.
 
@@ -142,6 +147,7 @@ def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
     return inside(bracket, jnp.stack([end, *near], axis=1))
 
 
+@traced_once
 def inside(bracket: Bracket, pivots: Array) -> Array:
     """Ranks int32 [N, P] moved into a bracket, where they can tell something."""
     last = before(bracket.high)

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
 import jax
 import jax.numpy as jnp
@@ -12,6 +12,12 @@ from jax.custom_batching import custom_vmap
 FEW = 2**17  # tokens of so many rows are searched at once on CPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def traced_once(function: Function) -> Function:
+    """`function` of arrays, traced once for each shape however often it is called."""
+    return cast(Function, jax.jit(function))
 
 
 def alike(values: Rows) -> Rows:

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
 
-from sampling_jax._rows import per_row
+from sampling_jax._rows import per_row, traced_once
 from sampling_jax.reference import EXP2, GREEDY, LOG2_E, SMALLEST_NORMAL
 
 LEAST_ZERO = (np.float32(0) - SMALLEST_NORMAL).view(np.int32) - 1  # the bits of it
@@ -92,7 +92,7 @@ def scale(temperature: Array) -> Array:
     return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), quotient)
 
 
-@jax.jit  # traced once for each shape
+@traced_once
 def row_weights(row: Row, x: Array) -> Array:
     """uint32 weights below 2**31 of logits [N, ...], clean or not."""
     x = x.astype(jnp.float32)

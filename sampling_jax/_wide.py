@@ -9,6 +9,8 @@ from collections.abc import Sequence
 import jax.numpy as jnp
 from jax import Array, lax
 
+from sampling_jax._rows import traced_once
+
 Wide = tuple[Array, Array]
 
 BLOCK = 16
@@ -27,6 +29,7 @@ def narrow(number: Wide) -> Array:
     return (high << LOW_BITS) | low
 
 
+@traced_once
 def carry(high: Array, low: Array) -> Wide:
     """Restore `low < 2**19`."""
     return high + (low >> LOW_BITS), low & LOW_MASK
@@ -80,12 +83,14 @@ def add(a: Wide, b: Wide) -> Wide:
     return carry(a[0] + b[0], a[1] + b[1])
 
 
+@traced_once
 def subtract(a: Wide, b: Wide) -> Wide:
     """`a - b`, for `a >= b`."""
     borrow = (a[1] < b[1]).astype(jnp.uint32)
     return a[0] - b[0] - borrow, (a[1] - b[1]) & LOW_MASK
 
 
+@traced_once
 def greater(a: Wide, b: Wide) -> Array:
     """`a > b`."""
     return (a[0] > b[0]) | ((a[0] == b[0]) & (a[1] > b[1]))
@@ -123,6 +128,7 @@ def _carried(result: Array, term: Array) -> Array:
     return (result < term).astype(jnp.uint32)
 
 
+@traced_once
 def _multiply(a: Array, b: Array) -> tuple[Array, Array]:
     """The 64-bit product of two uint32, as its upper and lower 32 bits."""
     a1, a0, b1, b0 = a >> 16, a & 0xFFFF, b >> 16, b & 0xFFFF
@@ -137,6 +143,7 @@ def _words(number: Wide) -> tuple[Array, Array]:
     return high >> (32 - LOW_BITS), (high << LOW_BITS) | low
 
 
+@traced_once
 def _product(a: Array, number: Wide) -> tuple[Array, Array, Array]:
     """uint32 times wide, as three 32-bit words, the highest first."""
     t1, t0 = _words(number)
@@ -146,6 +153,7 @@ def _product(a: Array, number: Wide) -> tuple[Array, Array, Array]:
     return h1 + _carried(middle, h0), middle, l0
 
 
+@traced_once
 def times(count: Array, number: Wide) -> Wide:
     """`count * number` for uint32 `count`, where the product is a wide number."""
     _, high, low = _product(count, number)
@@ -180,6 +188,7 @@ def fraction(bits: Array, number: Wide) -> Wide:
     return _from_words(high, low)
 
 
+@traced_once
 def ceil_share(p: Array, number: Wide) -> Wide:
     """`max(1, ceil(p * number))` for float32 `p` in [0, 1), exactly."""
     pattern = lax.bitcast_convert_type(p, jnp.uint32)
