@@ -141,7 +141,11 @@ def count(tokens, v):
 
 @number_of_draws
 @pytest.mark.parametrize(
-    "case", [pytest.param(c, marks=pytest.mark.slow) if "float16" in c else c for c in CASES]
+    "case",
+    [
+        pytest.param(case, marks=pytest.mark.slow) if "float16" in case or case == "top_p" else case
+        for case in CASES
+    ],
 )
 def test_draws_follow_the_probabilities(case, n):
     """The effects that this detects are in EFFECTS; the slow test detects a third of them."""
@@ -257,13 +261,13 @@ def rejected(case, logits, settings):
     return p_value(count(draws(0, logits, settings, DRAWS), p.shape[1]), p) < ALPHA
 
 
-@pytest.mark.parametrize("case", ["zipf", "real"])
+@pytest.mark.parametrize("case", ["zipf", pytest.param("real", marks=pytest.mark.slow)])
 def test_rejects_a_temperature_2_percent_off(case):
     logits, settings = CASES[case][0](), CASES[case][1]
     assert rejected(case, logits / np.float32(1.02), settings)
 
 
-@pytest.mark.parametrize("case", ["top_p", "all"])
+@pytest.mark.parametrize("case", [pytest.param("top_p", marks=pytest.mark.slow), "all"])
 def test_rejects_a_dropped_crossing_token(case):
     logits, settings = CASES[case][0](), CASES[case][1]
     q = without_crossing_token(expected_tokens(logits, settings))
