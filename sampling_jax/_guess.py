@@ -14,8 +14,8 @@ SPREAD = 8  # how many of them a guess may well be off
 def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     """Ranks int32 [N, 3] in a bracket: where x [N, ...] seems to reach the target, and about it.
 
-    If that is a number with many ties, they enclose it alone. Where the sample has nothing in the
-    bracket, they are what ends any search.
+    If that is a number with many ties, they enclose it alone. Where the sample does not tell, they
+    are the ends and the middle of the bracket, which ends any search.
     """
     last = before(bracket.high)
     flat = x.reshape(len(x), -1)
@@ -36,6 +36,6 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     values = jnp.max(jnp.where(is_beyond, sample[:, None], -jnp.inf), axis=2)
     ranks = rank(values) + jnp.array([[1, 0, 0]], jnp.int32)
 
-    is_blind = jnp.max(sample, axis=1) <= value_of(bracket.low)
-    others = jnp.stack([last, middle(bracket), middle(bracket)], axis=1)
+    is_blind = values[:, 0] <= value_of(bracket.low)  # the highest of them tells nothing
+    others = jnp.stack([last, middle(bracket), bracket.low], axis=1)
     return inside(bracket, jnp.where(is_blind[:, None], others, ranks))

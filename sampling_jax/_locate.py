@@ -12,7 +12,7 @@ from sampling_jax._chunks import chunk_of
 from sampling_jax._rows import per_row
 from sampling_jax._wide import Wide
 
-Weigh = Callable[[Array], Array]  # uint32 weights below 2**31 of clean logits [N, ...]
+Weigh = Callable[[Array], Array]  # uint32 weights below 2**31 of clean logits [N, ...], or of each
 
 
 class End(NamedTuple):

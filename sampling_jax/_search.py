@@ -48,7 +48,8 @@ def shortest_prefix(
 
     Returns:
       float32 [N], the largest number such that the weights of all from it upwards reach the
-      target, or the least if they do not; wide [N], the weights of all above it.
+      target, wide [N], the weights of all above it. If not even all reach it, either -inf and
+      what all weigh, or the least and what is above that.
     """
     bracket = opened(tops.logits, rank(weightless), target, wanted)
     nothing = bracket.above
@@ -97,10 +98,12 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
     known = jnp.where(logits > per_row(floor, logits), logits, -jnp.inf)
     base = bracket.above
     weights = jnp.where(known > -jnp.inf, weigh(known), 0)
-    mass = sum_blocks(in_blocks(weights))
-    mass = _wide.add(base, mass)
-    is_inside = is_open(bracket) & (~_wide.greater(target, mass) | (floor == -jnp.inf))
+    mass = _wide.add(base, sum_blocks(in_blocks(weights)))
+    is_missed = _wide.greater(target, mass)
+    is_inside = is_open(bracket) & ~is_missed
+    is_beyond = is_open(bracket) & is_missed & (floor == -jnp.inf)
     bracket = learn(bracket, after(rank(floor))[:, None], _wide.column(mass), target)
+    bracket = bracket._replace(low=jnp.where(is_beyond, before(bracket.high), bracket.low))
 
     def unfinished(state: tuple[Bracket, Array]) -> Array:
         return jnp.any(is_open(state[0]) & is_inside)
@@ -128,7 +131,7 @@ def _narrow(
         bracket, rounds = state
         each = weigh(value_of(bracket.low)).astype(jnp.float32)
         is_far = missing(bracket, target) > FEW * each
-        # One round at least, which settles a number that has many ties.
+        # One round at least: it may settle a number with many ties, and is news in any case.
         goes_on = is_open(bracket) & (is_far | (rounds == 0))
         return jnp.any(goes_on) & (rounds < ROUNDS)
 

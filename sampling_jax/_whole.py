@@ -97,6 +97,7 @@ def prefix_in_whole(
         least = jnp.where(counts, -LARGEST, weightless)
         value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
+        ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
         prefix = prefix_to(end, is_last, wanted & (is_last | (k_on & p_on)))
         return (prefix, _wide.select(is_on & counts, mass(prefix, row), total)), None

@@ -8,7 +8,7 @@ import pytest
 from inputs import HOLES, make_logits, on_device
 from scipy.stats import norm
 
-from sampling_jax import reference, sample
+from sampling_jax import process_logits, reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._bracket import Bracket, is_open, pivots_of
 from sampling_jax._chunks import chunk_maxima, chunk_sums, to_chunks
@@ -149,6 +149,34 @@ def test_an_end_below_many_zeros():
     for settings in ({"temperature": 3e38, "top_p": 0.9}, {"temperature": 1.0, "top_k": 290}):
         tokens = reference.sample(key, x, **settings)
         np.testing.assert_array_equal(sample(key, x, **OFF | settings), tokens)
+
+
+def test_a_search_ends_though_its_sample_shows_little():
+    """A sample of every 257th, or 9th, logit has less above the end than it takes."""
+    allowed = np.full((1, 32000), -np.inf, np.float32)
+    allowed[0, 1030:1430], allowed[0, 5] = 0, -5
+    holes = np.linspace(0.9, -3, 1000, dtype=np.float32)[None]
+    holes[0, ::9], holes[0, 0], holes[0, 1:386:128] = -np.inf, 0.5, 1
+    for x in (allowed, holes):
+        for settings in ({"top_k": 300}, {"temperature": 1e9, "top_p": 0.7}):
+            tokens = reference.sample(jax.random.key(0), x, **settings)
+            np.testing.assert_array_equal(sample(jax.random.key(0), x, **settings), tokens)
+
+
+def test_top_k_beyond_the_last_token():
+    """Fewer tokens than top_k: all are kept, whatever ties the least of them has."""
+    tops = np.full((1, 300), -np.inf, np.float32)
+    tops[0, :200], tops[0, 200:220] = 0, np.finfo(np.float32).min
+    deep = np.full((1, V), -np.inf, np.float32)
+    deep[0, ::161], deep[0, 5:518:128], deep[0, 3:5] = np.linspace(0, -1, 125), 2, -50
+    flat = np.where(np.arange(V) % 32 < 3, np.float32(1.5), -np.inf)[None]
+    for x, sizes in ((tops, (219, 220, 221, 225, 299)), (deep, (131, 132, 133, 9000))):
+        for k in sizes:
+            kept = np.isfinite(process_logits(x, top_k=k)).sum()
+            assert kept == min(k, np.isfinite(x).sum())
+    for k in (700, 1875, 1876, 5000):
+        assert np.isfinite(process_logits(flat, top_k=k)).sum() == min(k, 1875)
+        assert np.isfinite(process_logits(flat, top_k=k, top_p=0.5)).sum() == -(-min(k, 1875) // 2)
 
 
 def test_every_pivot_is_news():
