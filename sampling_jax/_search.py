@@ -18,7 +18,7 @@ from sampling_jax._bracket import (
     shrunk,
     value_of,
 )
-from sampling_jax._chunks import in_blocks, sum_blocks
+from sampling_jax._chunks import best_of_columns, in_blocks, sum_blocks
 from sampling_jax._guess import guesses
 from sampling_jax._locate import Weigh
 from sampling_jax._rows import per_row
@@ -84,11 +84,8 @@ def shortest_prefix(
 
 def _least(x: Array) -> Array:
     """float32 [N], the least of x [N, chunks, rows, lanes] above -inf; inf if there is none."""
-    inf = jnp.float32(jnp.inf)
     # Columns first, or a compiler makes a slow loop.
-    columns = lax.reduce(
-        jnp.where(x > -inf, x, inf), inf, lambda a, b: jnp.where(a < b, a, b), (2,)
-    )
+    columns = best_of_columns(jnp.where(x > -jnp.inf, x, jnp.inf), lax.lt, jnp.inf)
     return jnp.min(lax.optimization_barrier(columns), axis=(1, 2))
 
 

@@ -329,12 +329,14 @@ def test_inside_scan_and_while_loop():
 @pytest.mark.slow
 @pytest.mark.parametrize("axis", ["rows", "vocabulary", "both"])
 def test_sharded(axis):
-    v = 16384
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((2, 2), ("rows", "vocabulary"), axis_types=auto)
     spec = {"rows": ("rows", None), "vocabulary": (None, "vocabulary")}.get(axis, mesh.axis_names)
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
-    for seed, spread in enumerate(["normal", "two levels"]):
+    # Devices that hold whole chunks of the vocabulary, and devices that share them.
+    for seed, (v, spread) in enumerate(
+        [(16384, "normal"), (16384, "two levels"), (20000, "normal")]
+    ):
         x = make_logits(seed, (8, v), spread)
         key = jax.random.key(seed)
         settings = make_settings(seed, (8,), v)
@@ -355,11 +357,12 @@ def test_other_key_implementations():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", ["settings", "all", "logits"])
+@pytest.mark.parametrize("sharded", ["settings", "all", "logits", "all, searched in parts"])
 def test_shard_map(sharded):
-    x = make_logits(0, (8, 300))
-    settings = make_settings(0, (8,), 300)
-    row_keys = jax.random.split(jax.random.key(0), 8)
+    shape = (16, 50000) if "parts" in sharded else (8, 300)
+    x = make_logits(0, shape)
+    settings = make_settings(0, shape[:1], shape[1])
+    row_keys = jax.random.split(jax.random.key(0), shape[0])
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, one = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
     arguments, specs = {
@@ -369,9 +372,9 @@ def test_shard_map(sharded):
         ),
         "settings": ((row_keys[:2], x[:2], settings), (one, one, rows)),
         "all": ((row_keys, x, settings), (rows, rows, rows)),
-    }[sharded]
+    }[sharded.split(",")[0]]
     mapped = jax.jit(jax.shard_map(call, mesh=mesh, in_specs=specs, out_specs=rows))
-    parts = 1 if sharded == "all" else 4
+    parts = 1 if sharded.startswith("all") else 4
     expected = []
     for i in range(parts):
         shard = [

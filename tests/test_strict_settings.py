@@ -27,9 +27,11 @@ enable_x64 = jax.enable_x64 if hasattr(jax, "enable_x64") else jax.experimental.
 
 
 @pytest.mark.parametrize("x64", [pytest.param(False, marks=pytest.mark.slow), True])
-def test_nan_checks_and_64_bit_types(x64):
-    x = make_logits(0, (6, 129), "normal", "all", np.float64 if x64 else np.float32)
-    settings = make_settings(0, (6,), 129)
+@pytest.mark.parametrize("v", [129, pytest.param(50000, marks=pytest.mark.slow)])
+def test_nan_checks_and_64_bit_types(x64, v):
+    """With the larger vocabulary rows are searched in parts."""
+    x = make_logits(0, (6, v), "normal", "all", np.float64 if x64 else np.float32)
+    settings = make_settings(0, (6,), v)
     with enable_x64(x64), jax.debug_nans(True):
         tokens = sample(jax.random.key(0), x, **settings)
         assert tokens.dtype == np.int32
