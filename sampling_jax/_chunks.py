@@ -54,13 +54,18 @@ def chunk_of(x: Array, chunk: Array) -> tuple[Array, Array, Array]:
         x = to_chunks(x)[:, 0]
         start, is_own = jnp.zeros_like(chunk), jnp.ones(x.shape, bool)
     else:
-        first = chunk * size
+        first, whole = chunk * size, x.shape[1] // size
         start = jnp.minimum(first, x.shape[1] - size)
 
-        def of_row(row: Array, start: Array) -> Array:
-            return lax.dynamic_slice_in_dim(row, start, size)
+        def take(x: Array) -> Array:
+            # By its number, as devices that share a vocabulary can, and not by where it begins.
+            chunks = x[:, : whole * size].reshape(len(x), whole, size)
+            place = per_row(jnp.minimum(chunk, whole - 1), chunks)
+            one = jnp.take_along_axis(chunks, place, axis=1, mode="promise_in_bounds")[:, 0]
+            is_last = per_row(chunk == whole, one)
+            return one if x.shape[1] == whole * size else jnp.where(is_last, x[:, -size:], one)
 
-        x = taken(lambda x: jax.vmap(of_row)(x, start), x).reshape(-1, ROWS, LANES)
+        x = taken(take, x).reshape(-1, ROWS, LANES)
         ids = per_row(start, x) + lax.iota(jnp.int32, size).reshape(1, ROWS, LANES)
         is_own = ids >= per_row(first, x)
     return start, clean(x) if jnp.issubdtype(x.dtype, jnp.floating) else x, is_own

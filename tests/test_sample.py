@@ -1,5 +1,8 @@
 """`sample` equals its specification token for token, however it is called."""
 
+import math
+import re
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -344,6 +347,25 @@ def test_sharded(axis):
         np.testing.assert_array_equal(
             sample(key, jax.device_put(x, sharding), **settings), expected
         )
+
+
+@pytest.mark.slow
+def test_no_device_gathers_the_logits():
+    mesh = jax.make_mesh((4,), ("v",), axis_types=(jax.sharding.AxisType.Auto,))
+    sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(None, "v"))
+    x = jax.device_put(make_logits(0, (8, 65536)), sharding)
+
+    def step(key, x):
+        return sample(key, x, 0.8, 9000, 0.9, min_p=1e-3)
+
+    program = jax.jit(step).lower(jax.random.key(0), x).compile().as_text()
+    gathers = [
+        line.split(" all-gather(")[0] for line in program.splitlines() if "all-gather(" in line
+    ]
+    shapes = [shape for line in gathers for shape in re.findall(r"\[([\d,]+)\]", line)]
+    sizes = [math.prod(map(int, shape.split(","))) for shape in shapes]
+    assert sizes  # else the program is written otherwise, and this tells nothing
+    assert max(sizes) < x.size / 50
 
 
 @pytest.mark.slow
