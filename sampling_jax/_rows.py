@@ -45,7 +45,7 @@ def taken(take: Callable[[Array], Array], x: Array) -> Array:
 
 
 def rows_at(ids: Array, values: Rows) -> Rows:
-    """The rows int32 [n], all below N, of arrays [N, ...]."""
+    """The rows of integer numbers [n], all below N, of arrays [N, ...]."""
 
     def at(value: Array) -> Array:
         return taken(lambda x: x.at[ids].get(mode="promise_in_bounds"), value)

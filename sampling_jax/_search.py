@@ -48,7 +48,7 @@ def shortest_prefix(
 
     Returns:
       float32 [N], the largest number such that the weights of all from it upwards reach the
-      target, wide [N], the weights of all above it. If not even all reach it, either -inf and
+      target; wide [N], the weights of all above it. If not even all reach it, either -inf and
       what all weigh, or the least and what is above that.
     """
     bracket = opened(tops.logits, rank(weightless), target, wanted)

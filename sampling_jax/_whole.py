@@ -40,12 +40,16 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     return sums_and_counts(weights, x == bound)
 
 
+def ties_of(prefix: Prefix) -> Array:
+    """uint32 [N], how many logits equal to the end are kept: top_k may ask for more than are."""
+    return jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
+
+
 def mass(prefix: Prefix, row: Row) -> Wide:
     """Wide [N], the weights of all that is kept."""
     above = _wide.add_up(prefix.above, axes=(1,))
-    tied = jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
     each = _wide.widen(row_weights(row, prefix.end.value))
-    return _wide.add(above, _wide.times(tied, each))
+    return _wide.add(above, _wide.times(ties_of(prefix), each))
 
 
 def prefix_in_whole(
@@ -109,6 +113,4 @@ def prefix_in_whole(
     is_last = [False] * (len(counts) - 1) + [True]
     steps = jnp.array(counts, bool), jnp.array(is_last, bool)
     (prefix, _), _ = lax.scan(shorten, (everything, total), steps)
-    (value, ties), *_, tied = prefix
-    ties = jnp.minimum(ties, jnp.sum(tied, axis=1, dtype=jnp.uint32))  # top_k may ask for more
-    return prefix._replace(end=End(value, ties))
+    return prefix._replace(end=prefix.end._replace(ties=ties_of(prefix)))
