@@ -2,6 +2,7 @@
 
 import functools
 import math
+import operator
 from collections.abc import Callable
 
 import jax
@@ -87,17 +88,32 @@ def best_of_columns(x: Array, is_better: Callable[[Array, Array], Array], start:
     def better(a: Array, b: Array) -> Array:  # faster than `lax.max`, which minds NaN
         return jnp.where(is_better(a, b), a, b)
 
-    rows = x.shape[2]
-    if rows < STEP:
+    if (rows := x.shape[2]) < STEP:
         return functools.reduce(better, [x[:, :, row] for row in range(rows)])
-    # Two results, as compilers combine one over devices only if it is a sum, a maximum, or such.
-    upper, lower = lax.reduce(
-        [x[:, :, : rows // 2], x[:, :, rows // 2 :]],
-        [jnp.float32(start)] * 2,
-        lambda a, b: [better(m, n) for m, n in zip(a, b, strict=True)],
-        (2,),
+    return in_halves(better, x, start, 2)
+
+
+def in_halves(combine: Callable[[Array, Array], Array], x: Array, start: float, axis: int) -> Array:
+    """What x is reduced to along an axis, as two results.
+
+    Compilers combine one over devices only if it is a sum, a maximum, or such, and make three
+    kernels of one along many lanes.
+    """
+    half, is_odd = divmod(x.shape[axis], 2)
+    nothing = jnp.asarray(start, x.dtype)
+    if is_odd:
+        x = lax.pad(x, nothing, [(0, int(i == axis), 0) for i in range(x.ndim)])
+        half = half + 1
+    halves = [lax.slice_in_dim(x, i, i + half, axis=axis) for i in (0, half)]
+    first, second = lax.reduce(
+        halves, [nothing] * 2, lambda a, b: list(map(combine, a, b)), (axis,)
     )
-    return better(upper, lower)
+    return combine(first, second)
+
+
+def count(condition: Array) -> Array:
+    """uint32 [N], in how many places bool [N, n] holds."""
+    return in_halves(operator.add, condition.astype(jnp.uint32), 0, 1)
 
 
 def first_light(x: Array, weights: Array, threshold: Array) -> Array:
@@ -149,15 +165,15 @@ def sums_and_counts(weights: Array, condition: Array) -> tuple[Wide, Array]:
 def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
     n, chunks, rows, lanes = weights.shape
     parts = [weights, *others]
-    axes: tuple[int, ...] = (2, 2)
+    axes = [2, 2]
     if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
         pairs = (p.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes) for p in parts)
-        parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], (3, 2, 2)
-    (high, low), counts = _wide.widen(parts[0]), parts[1:]
+        parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], [3, 2, 2]
+    sums = [*_wide.widen(parts[0]), *parts[1:]]
     for axis in axes:  # one at a time, or a compiler walks along the lanes one by one
-        high, low, *counts = _wide.sums(high, low, *counts, axes=(axis,))
-        high, low = _wide.carry(high, low)
-    return (high, low), counts
+        sums = _wide.sums(*sums, axes=(axis,))
+    high, low, *counts = sums
+    return _wide.carry(high, low), counts
 
 
 def chunk_counts(condition: Array) -> Array:

@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
+from sampling_jax._chunks import count, in_halves
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Weigh
 from sampling_jax._tops import Tops, lane_tops
@@ -41,7 +42,7 @@ def head_of(tops: Tops, weigh: Weigh) -> Head:
     floor = tops.floor
     if size < candidates.shape[1]:
         floor = jnp.maximum(floor, logits[:, -1])
-    return Head(logits, weights, jnp.sum(known, axis=1, dtype=jnp.int32), floor)
+    return Head(logits, weights, count(known).astype(jnp.int32), floor)
 
 
 def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tuple[End, Array]:
@@ -66,14 +67,15 @@ def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tup
         survivors = _wide.add_up(_wide.keep(is_last, running), axes=(1,))
         target = top_p_target(settings.top_p, _wide.select(length <= size, survivors, total))
         short = _wide.greater(_wide.column(target), running)
-        reached = jnp.sum(short, axis=1, dtype=jnp.int32) + 1
+        reached = count(short).astype(jnp.int32) + 1
         length = jnp.where(p_on, jnp.minimum(reached, length), length)
     if settings.min_p is not None:
         light = row_weights(row, head.logits) < min_p_threshold(settings.min_p)[:, None]
         first = jnp.min(jnp.where(light, position, size + 1), axis=1)
         length = jnp.where(m_on, jnp.minimum(first, length), length)
 
-    value = jnp.min(jnp.where(position < length[:, None], head.logits, jnp.inf), axis=1)
+    ahead = jnp.where(position < length[:, None], head.logits, jnp.inf)
+    value = in_halves(jnp.minimum, ahead, jnp.inf, 1)
     is_tie = (head.logits == value[:, None]) & (position < length[:, None])
-    ties = jnp.sum(is_tie, axis=1, dtype=jnp.uint32)
+    ties = count(is_tie)
     return End(value, ties), (length <= head.length) & (total_known | ~p_on)

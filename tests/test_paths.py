@@ -207,6 +207,16 @@ def test_zeros_below_a_larger_logit():
         np.testing.assert_array_equal(sample(jax.random.key(0), x, 5.0, top_k), tokens)
 
 
+@pytest.mark.parametrize("v", [2, 3, 127, 129])
+def test_all_but_the_last_or_all_of_few_tokens(v):
+    """The head of a small vocabulary may have an odd length."""
+    x = -np.arange(v, dtype=np.float32)[None] / v
+    mass = np.cumsum(np.exp(x[0])) / np.sum(np.exp(x[0]))
+    for kept in (v - 1, v):
+        top_p = mass[kept - 1] - 0.5 / v * np.exp(-1)
+        assert np.isfinite(process_logits(x, top_p=top_p)).sum() == kept
+
+
 @pytest.mark.parametrize("rows", ["one by one", "at once"])
 def test_all_paths_in_one_batch(rows, monkeypatch):
     """Rows that end in the head, the tops and below, greedy ones and empty ones, side by side."""
