@@ -1,5 +1,6 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
+import itertools
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -83,47 +84,56 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
     return folded
 
 
+def packed(rows: Rows) -> Array:
+    """uint32 [N, n], the bits of arrays [N, ...] of 32 bits, side by side."""
+    bits = [lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(rows)]
+    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in bits], axis=1)
+
+
+def unpacked(bits: Array, like: Rows) -> Rows:
+    """What was packed, of the shapes and dtypes of arrays [N, ...]."""
+    leaves = jax.tree.leaves(like)
+    ends = itertools.accumulate(math.prod(leaf.shape[1:]) for leaf in leaves)
+    parts = jnp.split(bits, list(ends)[:-1], axis=1)
+    values = [
+        lax.bitcast_convert_type(part.reshape(leaf.shape), leaf.dtype)
+        for part, leaf in zip(parts, leaves, strict=True)
+    ]
+    result: Rows = jax.tree.unflatten(jax.tree.structure(like), values)
+    return result
+
+
 def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, *args: Any) -> Rows:
     """`function(*args, wanted)` of arrays [N, ...] in the rows bool [N] wanted, else `otherwise`.
 
-    On CPU a few of the wanted rows after another, so that others cost nothing.
+    On CPU a few of the wanted rows after another, so that others cost nothing. What the function
+    gives has 32 bits each.
     """
     n = len(wanted)
     size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
 
-    def mix(new: Rows, wanted: Array, otherwise: Rows) -> Rows:
-        result: Rows = jax.tree.map(
-            lambda a, b: jnp.where(per_row(wanted, a), a, b), new, otherwise
-        )
-        return result
+    def whole(wanted: Array, others: Array, *args: Any) -> Array:
+        return jnp.where(wanted[:, None], packed(function(*args, wanted)), others)
 
-    def whole(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
-        return mix(function(*args, wanted), wanted, otherwise)
-
-    def by_parts(wanted: Array, otherwise: Rows, *args: Any) -> Rows:
+    def by_parts(wanted: Array, others: Array, *args: Any) -> Array:
         order = jnp.argsort(~wanted)  # those wanted first
 
-        def part(i: Array, result: Rows) -> Rows:
+        def part(i: Array, result: Array) -> Array:
             start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
             rows = lax.dynamic_slice_in_dim(order, start, size)
-
-            def put(array: Array, new: Array) -> Array:
-                return lax.dynamic_update_slice_in_dim(array, new, start, 0)
-
-            updated: Rows = jax.tree.map(put, result, function(*rows_at(rows, (*args, wanted))))
-            return updated
+            new = packed(function(*rows_at(rows, (*args, wanted))))
+            return lax.dynamic_update_slice_in_dim(result, new, start, 0)
 
         parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
-        in_order = lax.fori_loop(0, parts, part, otherwise)
-        return mix(rows_at(jnp.argsort(order), in_order), wanted, otherwise)
+        in_order = lax.fori_loop(0, parts, part, others)
+        return jnp.where(wanted[:, None], rows_at(jnp.argsort(order), in_order), others)
 
-    def search(*rows: Any) -> Rows:
+    def search(*rows: Any) -> Array:
         if n <= size:
             return whole(*rows)
-        result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
+        result: Array = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
         return result
 
-    result: Rows = lax.cond(
-        jnp.any(wanted), search, lambda _, otherwise, *args: otherwise, wanted, otherwise, *args
-    )
-    return result
+    rows = (wanted, packed(otherwise), *args)
+    result = lax.cond(jnp.any(wanted), search, lambda _, others, *args: others, *rows)
+    return unpacked(result, otherwise)
