@@ -1,6 +1,5 @@
 """What a search knows of the end of a prefix: two floats that it lies between."""
 
-from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
@@ -58,12 +57,12 @@ def is_open(bracket: Bracket) -> Array:
     return bracket.low < before(bracket.high)
 
 
-def opened(x: Array, least: Array, target: Wide, wanted: Array) -> Bracket:
+def opened(x: Array, least: Array, total: Wide, wanted: Array) -> Bracket:
     """All of x [N, ...] from rank int32 [N] upwards; closed in the rows bool [N] not wanted."""
     high = rank(jnp.max(x, axis=tuple(range(1, x.ndim)))) + 1
     low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
-    nothing = _wide.keep(low > high, target)  # zeros that vary over devices as the target does
-    return Bracket(low, high, _wide.add(target, target), nothing)
+    nothing = _wide.keep(low > high, total)  # zeros that vary over devices as the total does
+    return Bracket(low, high, total, nothing)
 
 
 def raised(bracket: Bracket, least: Array) -> Bracket:
@@ -82,9 +81,17 @@ def learn(
     least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
     raises = jnp.where(is_new & ~is_missed, pivots, least)
     lowers = jnp.where(is_new & is_missed, pivots, most)
-    low, *more = _best(lax.gt, (low, *reached), (raises, *masses), least)
-    high, *less = _best(lax.lt, (high, *above), (lowers, *masses), most)
-    return Bracket(low, high, (more[0], more[1]), (less[0], less[1]))
+    sides = ((low, *reached, high, *above), (raises, *masses, lowers, *masses))
+    every = [jnp.concatenate([old[:, None], new], axis=1) for old, new in zip(*sides, strict=True)]
+
+    def best(a: list[Array], b: list[Array]) -> list[Array]:
+        is_better = [a[0] > b[0]] * 3 + [a[3] < b[3]] * 3
+        return [jnp.where(c, x, y) for c, x, y in zip(is_better, a, b, strict=True)]
+
+    zero = jnp.uint32(0)
+    start = [jnp.int32(least), zero, zero, jnp.int32(most), zero, zero]
+    low, *more = lax.reduce(every, start, best, (1,))  # one reduce, and nothing after it
+    return Bracket(low, more[2], (more[0], more[1]), (more[3], more[4]))
 
 
 def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
@@ -97,24 +104,6 @@ def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
     largest = rank(jnp.max(jnp.where(is_in, x, -jnp.inf), axis=axes))
     is_new = is_open(bracket) & wanted
     return Bracket(jnp.where(is_new, smallest, low), jnp.where(is_new, largest + 1, high), *masses)
-
-
-def _best(
-    is_better: Callable[[Array, Array], Array],
-    old: tuple[Array, ...],
-    new: tuple[Array, ...],
-    start: int,
-) -> list[Array]:
-    """The best of a rank [N] and ranks [N, P], with its mass: one reduce, and nothing after it."""
-    every = [jnp.concatenate([o[:, None], n], axis=1) for o, n in zip(old, new, strict=True)]
-
-    def better(a: list[Array], b: list[Array]) -> list[Array]:
-        return [jnp.where(is_better(a[0], b[0]), x, y) for x, y in zip(a, b, strict=True)]
-
-    result: list[Array] = lax.reduce(
-        every, [jnp.int32(start), jnp.uint32(0), jnp.uint32(0)], better, (1,)
-    )
-    return result
 
 
 def missing(bracket: Bracket, target: Wide) -> Array:
@@ -130,21 +119,23 @@ def middle(bracket: Bracket) -> Array:
 
 
 @traced_once
-def pivots_of(bracket: Bracket, target: Wide, rounds: Array) -> Array:
-    """Ranks int32 [N, 3] in a bracket: two about a guess by value, and one that ends a search.
+def outline(bracket: Bracket) -> Array:
+    """Ranks int32 [N, 3] in a bracket: last (which may have many ties), middle and first."""
+    low, high, *_ = bracket
+    return inside(bracket, jnp.stack([before(high), middle(bracket), low], axis=1))
 
-    That is the middle rank; in the first round it is the last rank, which may have many ties.
-    """
+
+@traced_once
+def pivots_of(bracket: Bracket, target: Wide) -> Array:
+    """Ranks int32 [N, 3] in a bracket: the middle, which ends a search, and two about a guess."""
     low, high, reached, above = bracket
-    last = before(high)
-    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, last))
+    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, before(high)))
     guess = missing(bracket, target) / jnp.maximum(
         _wide.approximate(_wide.subtract(reached, above)), 1
     )
     shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
     near = (rank(bottom * share + top * (1 - share)) for share in shares)
-    end = jnp.where(rounds == 0, last, middle(bracket))
-    return inside(bracket, jnp.stack([end, *near], axis=1))
+    return inside(bracket, jnp.stack([middle(bracket), *near], axis=1))
 
 
 @traced_once

@@ -3,7 +3,8 @@
 import jax.numpy as jnp
 from jax import Array
 
-from sampling_jax._bracket import Bracket, before, inside, middle, missing, rank, value_of
+from sampling_jax._bracket import Bracket, before, inside, missing, outline, rank, value_of
+from sampling_jax._chunks import count
 from sampling_jax._locate import Weigh
 from sampling_jax._wide import Wide
 
@@ -30,12 +31,11 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     terms = jnp.where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
     masses, counts = jnp.moveaxis(terms @ is_above, 1, 0)
     is_short = masses * stride < missing(bracket, target)[:, None]
-    place = jnp.sum(is_short, axis=1, dtype=jnp.int32).astype(jnp.float32)
+    place = count(is_short).astype(jnp.float32)
     places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
     is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]
     values = jnp.max(jnp.where(is_beyond, sample[:, None], -jnp.inf), axis=2)
     ranks = rank(values) + jnp.array([[1, 0, 0]], jnp.int32)
 
     is_blind = values[:, 0] <= value_of(bracket.low)  # the highest of them tells nothing
-    others = jnp.stack([last, middle(bracket), bracket.low], axis=1)
-    return inside(bracket, jnp.where(is_blind[:, None], others, ranks))
+    return jnp.where(is_blind[:, None], outline(bracket), inside(bracket, ranks))

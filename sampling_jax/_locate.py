@@ -4,6 +4,7 @@ from collections.abc import Callable
 from typing import NamedTuple
 
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from sampling_jax import _wide
@@ -12,6 +13,7 @@ from sampling_jax._chunks import chunk_of
 from sampling_jax._rows import per_row
 from sampling_jax._wide import Wide
 
+TIE = np.uint32(2**31)  # marks a token among weights, which are below
 Weigh = Callable[[Array], Array]  # uint32 weights below 2**31 of clean logits [N, ...], or of each
 
 
@@ -60,16 +62,16 @@ def locate(
     start, x, is_own = chunk_of(x, chunk)
     rows, lanes = x.shape[1:]
     bound = per_row(end.value, x)
-    weights = jnp.where(is_own & (x > bound), weigh(x), 0)
-    is_tie = (is_own & (x == bound)).astype(jnp.uint32)
+    # In one word, as weights are below TIE, and what is tied has none.
+    words = jnp.where(x > bound, weigh(x), jnp.where(x == bound, TIE, 0))
+    words = jnp.where(is_own, words, 0)
     if without is not None:
         gone = places(without - start[:, None], rows * lanes)
-        weights = weights.reshape(-1, rows * lanes).at[gone].set(0).reshape(weights.shape)
-    high, low, tied = _wide.sums(*_wide.widen(weights), is_tie, axes=(2,))
+        words = words.reshape(-1, rows * lanes).at[gone].set(0).reshape(words.shape)
+    high, low, tied = _wide.sums(*_wide.widen(words & ~TIE), words // TIE, axes=(2,))
     row, rest, ties = _descend(_wide.carry(high, low), tied, each, ties, rest)
-    weights, is_tie = (
-        jnp.take_along_axis(v, row[:, None, None], axis=1)[:, 0] for v in (weights, is_tie)
-    )
+    words = jnp.take_along_axis(words, row[:, None, None], axis=1)[:, 0]
+    weights, is_tie = words & ~TIE, words // TIE
     lane, _, _ = _descend(_wide.widen(weights), is_tie, each, ties, rest)
     return start + row * lanes + lane
 
@@ -95,12 +97,12 @@ def _descend(
 ) -> tuple[Array, Wide, Array]:
     """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
     high, low, upto = _wide.running_sums(*above, tied)
-    most, tie = ties[:, None], _wide.widen(each)
+    most = ties[:, None]
     kept = jnp.minimum(most, upto)
-    sums = _wide.add(_wide.carry(high, low), _wide.times(kept, _wide.column(tie)))
+    sums = _wide.add(_wide.carry(high, low), _wide.times(kept, each[:, None]))
     # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
     passed = ~_wide.greater(sums, _wide.column(rest))
     parts = (passed.astype(jnp.uint32), kept - jnp.minimum(most, upto - tied), *above)
     index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
-    before = _wide.add(_wide.carry(*done), _wide.times(used, tie))
+    before = _wide.add(_wide.carry(*done), _wide.times(used, each))
     return index.astype(jnp.int32), _wide.subtract(rest, before), ties - used

@@ -8,10 +8,12 @@ from sampling_jax._bracket import (
     Bracket,
     after,
     before,
+    inside,
     is_open,
     learn,
     missing,
     opened,
+    outline,
     pivots_of,
     raised,
     rank,
@@ -30,7 +32,13 @@ ROUNDS = 4  # passes over all logits before a look at the tops of what is left
 
 
 def shortest_prefix(
-    x: Array, tops: Tops, weigh: Weigh, target: Wide, weightless: Array, wanted: Array
+    x: Array,
+    tops: Tops,
+    weigh: Weigh,
+    target: Wide,
+    total: Wide,
+    weightless: Array,
+    wanted: Array,
 ) -> tuple[Array, Wide]:
     """Where the shortest prefix of x [N, chunks, rows, lanes] that reaches a target ends.
 
@@ -43,7 +51,8 @@ def shortest_prefix(
       weigh: gives weights that are never less for a larger logit, but for rounding; a scalar if
         all logits weigh the same.
       target: wide [N], more than 0.
-      weightless: float32 [N], finite: nothing below it weighs anything.
+      total: wide [N], about what all weigh.
+      weightless: float32 [N]: nothing below it weighs anything.
       wanted: bool [N]; other rows cost nothing and give anything.
 
     Returns:
@@ -51,7 +60,7 @@ def shortest_prefix(
       target; wide [N], the weights of all above it. If not even all reach it, either -inf and
       what all weigh, or the least and what is above that.
     """
-    bracket = opened(tops.logits, rank(weightless), target, wanted)
+    bracket = opened(tops.logits, rank(weightless), total, wanted)
     nothing = bracket.above
 
     def dive(bracket: Bracket, old: Tops) -> tuple[Bracket, Tops]:
@@ -92,27 +101,25 @@ def _least(x: Array) -> Array:
 def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket:
     """Close the bracket where the prefix ends among tops of it; else lower it below them."""
     logits, floor = tops
+    least = after(rank(floor))  # the tops hold all from it upwards
     known = jnp.where(logits > per_row(floor, logits), logits, -jnp.inf)
-    base = bracket.above
     weights = jnp.where(known > -jnp.inf, weigh(known), 0)
-    mass = _wide.add(base, sum_blocks(in_blocks(weights)))
-    is_missed = _wide.greater(target, mass)
-    is_inside = is_open(bracket) & ~is_missed
-    is_beyond = is_open(bracket) & is_missed & (floor == -jnp.inf)
-    bracket = learn(bracket, after(rank(floor))[:, None], _wide.column(mass), target)
-    bracket = bracket._replace(low=jnp.where(is_beyond, before(bracket.high), bracket.low))
+    base = bracket.above
 
-    def unfinished(state: tuple[Bracket, Array]) -> Array:
-        return jnp.any(is_open(state[0]) & is_inside)
+    def unfinished(bracket: Bracket) -> Array:
+        return is_open(bracket) & (bracket.high > least)
 
-    def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
-        bracket, rounds = state
-        pivots = pivots_of(bracket, target, rounds)
-        bracket = _weigh_pivots(bracket, known, weights, target, base, pivots, is_inside)
-        return shrunk(bracket, known, is_inside), rounds + 1
+    def body(bracket: Bracket) -> Bracket:
+        pivots = pivots_of(bracket, target)
+        # At first the least of the tops too, which tells whether the prefix ends among them.
+        is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
+        upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
+        pivots = inside(upper, jnp.where(is_first, least[:, None], pivots))
+        wanted = unfinished(bracket)
+        bracket = _weigh_pivots(bracket, known, weights, target, base, pivots, wanted)
+        return shrunk(bracket, known, bracket.low >= least)
 
-    result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
-    return result
+    return lax.while_loop(lambda bracket: jnp.any(unfinished(bracket)), body, bracket)
 
 
 def _narrow(
@@ -134,7 +141,7 @@ def _narrow(
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        pivots = jnp.where(rounds == 0, first, pivots_of(bracket, target, rounds))
+        pivots = jnp.where(rounds == 0, first, pivots_of(bracket, target))
         return _weigh_pivots(bracket, x, weights, target, base, pivots), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (bracket, jnp.int32(0)))
@@ -162,14 +169,16 @@ def _below(bracket: Bracket, x: Array) -> Array:
     return jnp.where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
 
 
-def end_of(x: Array, weights: Array, target: Wide, wanted: Array) -> tuple[Array, Wide]:
+def end_of(
+    x: Array, weights: Array, target: Wide, total: Wide, wanted: Array
+) -> tuple[Array, Wide]:
     """As `shortest_prefix`, for weights uint32 of the shape of x that x alone does not tell."""
     least = rank(jnp.min(jnp.where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
-    start = opened(x, least, target, wanted)
+    start = opened(x, least, total, wanted)
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        pivots = pivots_of(bracket, target, rounds)
+        pivots = jnp.where(rounds == 0, outline(bracket), pivots_of(bracket, target))
         bracket = _weigh_pivots(bracket, x, weights, target, start.above, pivots)
         return shrunk(bracket, x, wanted), rounds + 1
 

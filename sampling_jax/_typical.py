@@ -53,7 +53,7 @@ def _typical_p(logits: Array, p: Array) -> Array:
     distance = jnp.abs(surprise(rows) - per_row(mean_surprise(rows), rows.x))
     rank = clean(jnp.where(rows.x > -jnp.inf, -distance, -jnp.inf))
     target = top_p_target(p, rows.total)
-    end, above = end_of(rank, rows.weights, target, is_on)
+    end, above = end_of(rank, rows.weights, target, rows.total, is_on)
     # Of those at the very end, the first by id: the two sides of the mean weigh differently.
     is_end = rank == per_row(end, rank)
     tied = jnp.where(is_end, rows.weights, 0)

@@ -40,16 +40,11 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     return sums_and_counts(weights, x == bound)
 
 
-def ties_of(prefix: Prefix) -> Array:
-    """uint32 [N], how many logits equal to the end are kept: top_k may ask for more than are."""
-    return jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
-
-
 def mass(prefix: Prefix, row: Row) -> Wide:
     """Wide [N], the weights of all that is kept."""
-    above = _wide.add_up(prefix.above, axes=(1,))
-    each = _wide.widen(row_weights(row, prefix.end.value))
-    return _wide.add(above, _wide.times(ties_of(prefix), each))
+    high, low, tied = _wide.sums(*prefix.above, prefix.tied, axes=(1,))
+    ties = jnp.minimum(prefix.end.ties, tied)
+    return _wide.add(_wide.carry(high, low), _wide.times(ties, row_weights(row, prefix.end.value)))
 
 
 def prefix_in_whole(
@@ -92,14 +87,17 @@ def prefix_in_whole(
             one = jnp.uint32(1)
             return one if settings.top_p is None else jnp.where(counts, one, row_weights(row, x))
 
-        target, is_on = total, wanted & jnp.where(counts, k_on, p_on)
+        target, all_weigh, is_on = total, total, wanted & jnp.where(counts, k_on, p_on)
         if settings.top_p is not None:
-            target = top_p_target(settings.top_p, total)
+            # Not the same in both steps, or a compiler takes it apart to do some of it before them.
+            target = top_p_target(jnp.where(counts, 0, settings.top_p), total)
         if settings.top_k is not None:
             top_k = jnp.maximum(settings.top_k, 1).astype(jnp.uint32)
             target = _wide.select(counts, _wide.widen(top_k), target)
-        least = jnp.where(counts, -LARGEST, weightless)
-        value, before = shortest_prefix(x, tops, weigh, target, least, is_on)
+            size = _wide.widen(jnp.full_like(top_k, logits.shape[1]))
+            all_weigh = _wide.select(counts, size, total)
+        least = jnp.where(counts, -jnp.inf, weightless)
+        value, before = shortest_prefix(x, tops, weigh, target, all_weigh, least, is_on)
         ties = _wide.quotient(_wide.subtract(target, before), jnp.maximum(weigh(value), 1))
         ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
         end = End(jnp.where(is_on, value, end.value), jnp.where(is_on, ties, end.ties))
@@ -113,4 +111,6 @@ def prefix_in_whole(
     is_last = [False] * (len(counts) - 1) + [True]
     steps = jnp.array(counts, bool), jnp.array(is_last, bool)
     (prefix, _), _ = lax.scan(shorten, (everything, total), steps)
-    return prefix._replace(end=prefix.end._replace(ties=ties_of(prefix)))
+    # top_k may ask for more than there are.
+    ties = jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
+    return prefix._replace(end=prefix.end._replace(ties=ties))

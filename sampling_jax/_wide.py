@@ -154,10 +154,11 @@ def _product(a: Array, number: Wide) -> tuple[Array, Array, Array]:
 
 
 @traced_once
-def times(count: Array, number: Wide) -> Wide:
-    """`count * number` for uint32 `count`, where the product is a wide number."""
-    _, high, low = _product(count, number)
-    return _from_words(high, low)
+def times(count: Array, value: Array) -> Wide:
+    """`count * value` for uint32 below 2**21 and 2**31, where the product is a wide number."""
+    high, middle, low = value >> LOW_BITS, (value >> 10) & 0x1FF, value & 0x3FF
+    middle = count * middle
+    return carry(count * high + (middle >> 9), ((middle & 0x1FF) << 10) + count * low)
 
 
 def quotient(number: Wide, divisor: Array) -> Array:
@@ -165,7 +166,7 @@ def quotient(number: Wide, divisor: Array) -> Array:
     # The float quotient is off by less than one; what it leaves tells how much is missing.
     guess = (approximate(number) / divisor.astype(jnp.float32)).astype(jnp.uint32)
     guess = jnp.maximum(guess, 1) - 1
-    rest = subtract(number, times(guess, widen(divisor)))
+    rest = subtract(number, times(guess, divisor))
     for count in range(3):
         guess = guess + greater(rest, widen(count * divisor)).astype(jnp.uint32)
     return guess
