@@ -28,7 +28,7 @@ from sampling_jax._tops import Tops, column_tops
 from sampling_jax._wide import Wide
 
 FEW = 512  # so many of a ranking are surely among the tops of its columns, if they are spread
-ROUNDS = 4  # passes over all logits before a look at the tops of what is left
+ROUNDS = 8  # passes over all logits before a look at the tops of what is left
 
 
 def shortest_prefix(
@@ -82,7 +82,7 @@ def shortest_prefix(
         bracket, tops = state
         bracket = _settle(bracket, tops, weigh, target)
         if tops.logits.shape == x.shape:  # nothing is below them
-            return bracket, tops._replace(logits=_below(bracket, x))
+            return bracket, tops
         result: tuple[Bracket, Tops]
         result = lax.cond(jnp.any(is_open(bracket)), dive, lambda b, tops: (b, tops), bracket, tops)
         return result
@@ -100,11 +100,9 @@ def _least(x: Array) -> Array:
 
 def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket:
     """Close the bracket where the prefix ends among tops of it; else lower it below them."""
-    logits, floor = tops
-    least = after(rank(floor))  # the tops hold all from it upwards
-    known = jnp.where(logits > per_row(floor, logits), logits, -jnp.inf)
-    weights = jnp.where(known > -jnp.inf, weigh(known), 0)
-    base = bracket.above
+    logits, base = tops.logits, bracket.above
+    weights = weigh(logits)
+    least = after(rank(tops.floor))  # the tops hold all from it upwards, and no pivot is below
 
     def unfinished(bracket: Bracket) -> Array:
         return is_open(bracket) & (bracket.high > least)
@@ -116,8 +114,8 @@ def _settle(bracket: Bracket, tops: Tops, weigh: Weigh, target: Wide) -> Bracket
         upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
         pivots = inside(upper, jnp.where(is_first, least[:, None], pivots))
         wanted = unfinished(bracket)
-        bracket = _weigh_pivots(bracket, known, weights, target, base, pivots, wanted)
-        return shrunk(bracket, known, bracket.low >= least)
+        bracket = _weigh_pivots(bracket, logits, weights, target, base, pivots, wanted)
+        return shrunk(bracket, logits, bracket.low >= least)
 
     return lax.while_loop(lambda bracket: jnp.any(unfinished(bracket)), body, bracket)
 
