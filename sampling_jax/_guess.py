@@ -8,7 +8,7 @@ from sampling_jax._chunks import count
 from sampling_jax._locate import Weigh
 from sampling_jax._wide import Wide
 
-SIZE = 128  # logits of a sample, for each row
+SAMPLE = 128  # logits of a sample, for each row
 SPREAD = 8  # how many of them a guess may well be off
 
 
@@ -20,7 +20,7 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     """
     last = before(bracket.high)
     flat = x.reshape(len(x), -1)
-    stride = (flat.shape[1] // SIZE) | 1  # odd, so that it visits all lanes
+    stride = (flat.shape[1] // SAMPLE) | 1  # odd, so that it visits all lanes
     sample = flat[:, ::stride]
     is_in = (sample > -jnp.inf) & (sample <= value_of(last)[:, None])
     sample = jnp.where(is_in, sample, -jnp.inf)

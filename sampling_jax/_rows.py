@@ -10,7 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-FEW = 2**17  # tokens of so many rows are searched at once on CPU
+GROUP = 2**17  # tokens of so many rows are searched at once on CPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -110,7 +110,7 @@ def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, 
     gives has 32 bits each.
     """
     n = len(wanted)
-    size = max(1, FEW // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
+    size = max(1, GROUP // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
 
     def whole(wanted: Array, others: Array, *args: Any) -> Array:
         return jnp.where(wanted[:, None], packed(function(*args, wanted)), others)
