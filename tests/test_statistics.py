@@ -267,7 +267,8 @@ def test_rejects_a_temperature_2_percent_off(case):
     assert rejected(case, logits / np.float32(1.02), settings)
 
 
-@pytest.mark.parametrize("case", [pytest.param("top_p", marks=pytest.mark.slow), "all"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", ["top_p", "all"])
 def test_rejects_a_dropped_crossing_token(case):
     logits, settings = CASES[case][0](), CASES[case][1]
     q = without_crossing_token(expected_tokens(logits, settings))
