@@ -58,7 +58,9 @@ def is_open(bracket: Bracket) -> Array:
 
 
 def opened(x: Array, least: Array, total: Wide, wanted: Array) -> Bracket:
-    """All of x [N, ...] from rank int32 [N] upwards; closed in the rows bool [N] not wanted."""
+    """All of x [N, ...] from rank int32 [N] upwards, which weighs about wide [N] `total`; closed in
+    the rows bool [N] not wanted.
+    """
     high = rank(jnp.max(x, axis=tuple(range(1, x.ndim)))) + 1
     low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
     nothing = _wide.keep(low > high, total)  # zeros that vary over devices as the total does

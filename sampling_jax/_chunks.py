@@ -170,7 +170,9 @@ def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
         pairs = (p.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes) for p in parts)
         parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], [3, 2, 2]
     sums = [*_wide.widen(parts[0]), *parts[1:]]
-    for axis in axes:  # one at a time, or a compiler walks along the lanes one by one
+    # One at a time, or a compiler walks along the lanes one by one. None needs a carry before the
+    # end: 2**12 low parts of 19 bits fit in 32.
+    for axis in axes:
         sums = _wide.sums(*sums, axes=(axis,))
     high, low, *counts = sums
     return _wide.carry(high, low), counts

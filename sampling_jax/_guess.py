@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from sampling_jax._bracket import Bracket, before, inside, missing, outline, rank, value_of
-from sampling_jax._chunks import count
+from sampling_jax._chunks import count, in_halves
 from sampling_jax._locate import Weigh
 from sampling_jax._wide import Wide
 
@@ -34,7 +34,7 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     place = count(is_short).astype(jnp.float32)
     places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
     is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]
-    values = jnp.max(jnp.where(is_beyond, sample[:, None], -jnp.inf), axis=2)
+    values = in_halves(jnp.maximum, jnp.where(is_beyond, sample[:, None], -jnp.inf), -jnp.inf, 2)
     ranks = rank(values) + jnp.array([[1, 0, 0]], jnp.int32)
 
     is_blind = values[:, 0] <= value_of(bracket.low)  # the highest of them tells nothing

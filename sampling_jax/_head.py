@@ -71,7 +71,7 @@ def end_in_head(head: Head, row: Row, settings: RowSettings, total: Wide) -> tup
         length = jnp.where(p_on, jnp.minimum(reached, length), length)
     if settings.min_p is not None:
         light = row_weights(row, head.logits) < min_p_threshold(settings.min_p)[:, None]
-        first = jnp.min(jnp.where(light, position, size + 1), axis=1)
+        first = in_halves(jnp.minimum, jnp.where(light, position, size + 1), size + 1, 1)
         length = jnp.where(m_on, jnp.minimum(first, length), length)
 
     ahead = jnp.where(position < length[:, None], head.logits, jnp.inf)

@@ -40,11 +40,18 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     return sums_and_counts(weights, x == bound)
 
 
+def kept_sums(prefix: Prefix) -> tuple[Wide, Array]:
+    """Wide [N], the weights above the end, and uint32 [N], how many equal to it are kept: top_k may
+    ask for more than there are.
+    """
+    high, low, tied = _wide.sums(*prefix.above, prefix.tied, axes=(1,))
+    return _wide.carry(high, low), jnp.minimum(prefix.end.ties, tied)
+
+
 def mass(prefix: Prefix, row: Row) -> Wide:
     """Wide [N], the weights of all that is kept."""
-    high, low, tied = _wide.sums(*prefix.above, prefix.tied, axes=(1,))
-    ties = jnp.minimum(prefix.end.ties, tied)
-    return _wide.add(_wide.carry(high, low), _wide.times(ties, row_weights(row, prefix.end.value)))
+    above, ties = kept_sums(prefix)
+    return _wide.add(above, _wide.times(ties, row_weights(row, prefix.end.value)))
 
 
 def prefix_in_whole(
@@ -111,6 +118,5 @@ def prefix_in_whole(
     is_last = [False] * (len(counts) - 1) + [True]
     steps = jnp.array(counts, bool), jnp.array(is_last, bool)
     (prefix, _), _ = lax.scan(shorten, (everything, total), steps)
-    # top_k may ask for more than there are.
-    ties = jnp.minimum(prefix.end.ties, jnp.sum(prefix.tied, axis=1, dtype=jnp.uint32))
+    _, ties = kept_sums(prefix)
     return prefix._replace(end=prefix.end._replace(ties=ties))
