@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given
 from inputs import logits, make_logits, make_settings, seeds
+from references.process import kept_masks
 
 from sampling_jax import (
     apply_min_p,
@@ -16,18 +17,12 @@ from sampling_jax import (
     reference,
     sample,
 )
-from sampling_jax._arguments import Settings
 
 
 def expected_mask(x, settings):
     """What the reference keeps and draws from, of rows [N, V]."""
-    masks = []
-    for row, t, _, mask in reference.rows(x, Settings(**settings)):
-        if not t > reference.GREEDY:
-            mask = np.arange(row.size) == np.argmax(row)
-        keep = mask & (row > -np.inf)
-        masks.append(keep & np.isposinf(row) if np.isposinf(row).any() else keep)
-    return np.array(masks).reshape(x.shape)
+    infinite = reference.clean(x) == np.inf
+    return kept_masks(x, settings) & (infinite | ~infinite.any(axis=-1, keepdims=True))
 
 
 @given(logits, seeds)
