@@ -22,6 +22,7 @@ class Bracket(NamedTuple):
     high: Array  # int32 [N]
     reached: Wide  # wide [N], the weights of all of rank `low` or more, which reach the target
     above: Wide  # wide [N], the weights of all of rank `high` or more, which do not
+    target: Wide  # wide [N]
 
 
 def rank(x: Array) -> Array:
@@ -57,14 +58,17 @@ def is_open(bracket: Bracket) -> Array:
     return bracket.low < before(bracket.high)
 
 
-def opened(x: Array, least: Array, total: Wide, wanted: Array) -> Bracket:
-    """All of x [N, ...] from rank int32 [N] upwards, which weighs about wide [N] `total`; closed in
-    the rows bool [N] not wanted.
+def opened(
+    top: Array, least: Array, total: Wide, target: Wide, wanted: Array, otherwise: Array
+) -> Bracket:
+    """From the rank least int32 [N] to the largest logit top float32 [N], with about wide [N]
+    `total`; closed about the rank `otherwise` in the rows bool [N] not wanted.
     """
-    high = rank(jnp.max(x, axis=tuple(range(1, x.ndim)))) + 1
-    low = jnp.where(wanted, jnp.minimum(least, high - 1), high - 1)
+    most = rank(top)
+    low = jnp.where(wanted, jnp.minimum(least, most), otherwise)
+    high = jnp.where(wanted, most, otherwise) + 1
     nothing = _wide.keep(low > high, total)  # zeros that vary over devices as the total does
-    return Bracket(low, high, total, nothing)
+    return Bracket(low, high, total, nothing, target)
 
 
 def raised(bracket: Bracket, least: Array) -> Bracket:
@@ -74,15 +78,17 @@ def raised(bracket: Bracket, least: Array) -> Bracket:
 
 
 def learn(
-    bracket: Bracket, pivots: Array, masses: Wide, target: Wide, wanted: Array | bool = True
+    bracket: Bracket, lows: Array, highs: Array, masses: Wide, wanted: Array | bool = True
 ) -> Bracket:
-    """Tighten a bracket, given for pivots [N, P] the weights of all of that rank or more."""
-    low, high, reached, above = bracket
+    """Tighten a bracket in the rows bool [N] wanted, given the weights wide [N, P] of all from P
+    pivots upwards, and int32 [N, P]: the rank of the least of those and the one above all others.
+    """
+    low, high, reached, above, target = bracket
     is_missed = _wide.greater(_wide.column(target), masses)
     is_new = (is_open(bracket) & wanted)[:, None]
     least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-    raises = jnp.where(is_new & ~is_missed, pivots, least)
-    lowers = jnp.where(is_new & is_missed, pivots, most)
+    raises = jnp.where(is_new & ~is_missed, lows, least)
+    lowers = jnp.where(is_new & is_missed, highs, most)
     sides = ((low, *reached, high, *above), (raises, *masses, lowers, *masses))
     every = [jnp.concatenate([old[:, None], new], axis=1) for old, new in zip(*sides, strict=True)]
 
@@ -93,7 +99,7 @@ def learn(
     zero = jnp.uint32(0)
     start = [jnp.int32(least), zero, zero, jnp.int32(most), zero, zero]
     low, *more = lax.reduce(every, start, best, (1,))  # one reduce, and nothing after it
-    return Bracket(low, more[2], (more[0], more[1]), (more[3], more[4]))
+    return Bracket(low, more[2], (more[0], more[1]), (more[3], more[4]), target)
 
 
 def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
@@ -108,9 +114,9 @@ def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
     return Bracket(jnp.where(is_new, smallest, low), jnp.where(is_new, largest + 1, high), *masses)
 
 
-def missing(bracket: Bracket, target: Wide) -> Array:
+def missing(bracket: Bracket) -> Array:
     """float32 [N], about the weight to come below the bracket."""
-    return _wide.approximate(_wide.subtract(target, bracket.above))
+    return _wide.approximate(_wide.subtract(bracket.target, bracket.above))
 
 
 @traced_once
@@ -128,13 +134,11 @@ def outline(bracket: Bracket) -> Array:
 
 
 @traced_once
-def pivots_of(bracket: Bracket, target: Wide) -> Array:
+def pivots_of(bracket: Bracket) -> Array:
     """Ranks int32 [N, 3] in a bracket: the middle, which ends a search, and two about a guess."""
-    low, high, reached, above = bracket
+    low, high, reached, above, _ = bracket
     bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, before(high)))
-    guess = missing(bracket, target) / jnp.maximum(
-        _wide.approximate(_wide.subtract(reached, above)), 1
-    )
+    guess = missing(bracket) / jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
     shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
     near = (rank(bottom * share + top * (1 - share)) for share in shares)
     return inside(bracket, jnp.stack([middle(bracket), *near], axis=1))

@@ -6,13 +6,12 @@ from jax import Array
 from sampling_jax._bracket import Bracket, before, inside, missing, outline, rank, value_of
 from sampling_jax._chunks import count, in_halves
 from sampling_jax._locate import Weigh
-from sampling_jax._wide import Wide
 
 SAMPLE = 128  # logits of a sample, for each row
 SPREAD = 8  # how many of them a guess may well be off
 
 
-def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
+def guesses(bracket: Bracket, x: Array, weigh: Weigh) -> Array:
     """Ranks int32 [N, 3] in a bracket: where x [N, ...] seems to reach the target, and about it.
 
     If that is a number with many ties, they enclose it alone. Where the sample does not tell, they
@@ -30,7 +29,7 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh, target: Wide) -> Array:
     is_above = (sample[:, :, None] >= sample[:, None, :]).astype(jnp.float32)
     terms = jnp.where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
     masses, counts = jnp.moveaxis(terms @ is_above, 1, 0)
-    is_short = masses * stride < missing(bracket, target)[:, None]
+    is_short = masses * stride < missing(bracket)[:, None]
     place = count(is_short).astype(jnp.float32)
     places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
     is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]

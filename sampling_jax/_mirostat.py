@@ -14,9 +14,9 @@ from sampling_jax._bits import check_key, random_bits
 from sampling_jax._checks import check_number, check_range, float32
 from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_chunks
 from sampling_jax._locate import End, Prefix, locate
+from sampling_jax._mass import mass
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
-from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
 

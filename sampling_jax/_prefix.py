@@ -7,21 +7,17 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._filters import filters_on
-from sampling_jax._head import SIZE, end_in_head, head_of
-from sampling_jax._locate import End, Prefix, all_above, locate, no_sums
-from sampling_jax._rows import alike, per_row, where_wanted
+from sampling_jax._locate import Prefix, all_above, locate
+from sampling_jax._mass import kept_sums, stacked
+from sampling_jax._rows import alike, per_row
+from sampling_jax._steps import shorten
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, clean, row_weights, scale
-from sampling_jax._whole import prefix_in_whole, weigh_above
 from sampling_jax._wide import Wide
 
 
 def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
-    """What settings [N] keep of logits [N, V], clean or not.
-
-    First in the head of the ranking, where most prefixes end; then, if any does not, among all
-    tokens. Both give the same end: which of them runs costs time and nothing else.
-    """
+    """What settings [N] keep of logits [N, V], clean or not."""
 
     def sums() -> Wide:
         return in_chunks(logits, lambda x: chunk_sums(row_weights(row, x)))
@@ -36,22 +32,17 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     row = Row(top, scale(settings.temperature))
     k_on, p_on, m_on = filters_on(settings, top)
     # Nothing to search where nothing is filtered, or there is nothing at all.
-    is_open = ~(k_on | p_on | m_on) | (top == -jnp.inf)
+    is_all = ~(k_on | p_on | m_on) | (top == -jnp.inf)
+    zero = jnp.zeros_like(top, jnp.uint32)
+    nothing = jnp.broadcast_to(zero[:, None], tops.logits.shape[:2])
     everything = lax.cond(
-        jnp.any(is_open | (p_on & ~k_on)), sums, lambda: no_sums(top, tops.logits)
+        jnp.any(is_all | (p_on & ~k_on)),
+        lambda: stacked((sums(), nothing)),
+        lambda: stacked(((nothing, nothing), nothing)),
     )
-    total = _wide.add_up(everything, axes=(1,))
-
-    end, is_known = end_in_head(head_of(tops, lambda x: row_weights(row, x)), row, settings, total)
-    unknown = ~(is_known | is_open)
-    end = End(jnp.where(is_open, -jnp.inf, end.value), jnp.where(is_open, 0, end.ties))
-
-    above, tied = weigh_above(tops.logits, row, end.value)
-    prefix = Prefix(end, _wide.select(is_open[:, None], everything, above), tied)
-    if logits.shape[1] > SIZE:  # or a head holds every token
-        search = (logits, tops, row, settings, total)
-        prefix = where_wanted(prefix_in_whole, unknown, prefix, *search)
-    return row, prefix
+    prefix = shorten(logits, tops, row, settings, everything, ~is_all)
+    _, ties = kept_sums(prefix)
+    return row, prefix._replace(end=prefix.end._replace(ties=ties))
 
 
 def kept(logits: Array, prefix: Prefix) -> Array:

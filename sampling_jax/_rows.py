@@ -1,6 +1,5 @@
 """One batch axis: `jax.vmap` of a function of rows is the same function of more rows."""
 
-import itertools
 import math
 from collections.abc import Callable
 from typing import Any, TypeVar, cast
@@ -84,56 +83,69 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
     return folded
 
 
-def packed(rows: Rows) -> Array:
+def packed(rows: Any) -> Array:
     """uint32 [N, n], the bits of arrays [N, ...] of 32 bits, side by side."""
-    bits = [lax.bitcast_convert_type(leaf, jnp.uint32) for leaf in jax.tree.leaves(rows)]
-    return jnp.concatenate([leaf.reshape(len(leaf), -1) for leaf in bits], axis=1)
+    bits = [_as_bits(leaf, jnp.uint32) for leaf in jax.tree.leaves(rows)]
+    bits = [lax.reshape(leaf, (len(leaf), math.prod(leaf.shape[1:]))) for leaf in bits]
+    return lax.concatenate(bits, 1)
 
 
 def unpacked(bits: Array, like: Rows) -> Rows:
-    """What was packed, of the shapes and dtypes of arrays [N, ...]."""
-    leaves = jax.tree.leaves(like)
-    ends = itertools.accumulate(math.prod(leaf.shape[1:]) for leaf in leaves)
-    parts = jnp.split(bits, list(ends)[:-1], axis=1)
-    values = [
-        lax.bitcast_convert_type(part.reshape(leaf.shape), leaf.dtype)
-        for part, leaf in zip(parts, leaves, strict=True)
-    ]
-    result: Rows = jax.tree.unflatten(jax.tree.structure(like), values)
+    """What was packed, or the first of it: as arrays [N, ...], but for N."""
+    leaves, tree = jax.tree.flatten(like)
+    values, start = [], 0
+    for leaf in leaves:
+        stop = start + math.prod(leaf.shape[1:])
+        part = lax.slice_in_dim(bits, start, stop, axis=1)
+        part = lax.reshape(part, (len(bits), *leaf.shape[1:]))
+        values.append(_as_bits(part, leaf.dtype))
+        start = stop
+    result: Rows = jax.tree.unflatten(tree, values)
     return result
 
 
-def where_wanted(function: Callable[..., Rows], wanted: Array, otherwise: Rows, *args: Any) -> Rows:
-    """`function(*args, wanted)` of arrays [N, ...] in the rows bool [N] wanted, else `otherwise`.
+def _as_bits(x: Array, dtype: Any) -> Array:
+    return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
-    On CPU a few of the wanted rows after another, so that others cost nothing. What the function
-    gives has 32 bits each.
+
+def where_wanted(
+    function: Callable[[Rows, Array], Rows], wanted: Array, state: Rows, x: Array
+) -> Rows:
+    """`function(state, x)` of arrays [N, ...] in the rows bool [N] wanted, else `state`.
+
+    On CPU a few of the wanted rows after another, so that others cost nothing.
     """
-    n = len(wanted)
-    size = max(1, GROUP // max(math.prod(leaf.shape[1:]) for leaf in jax.tree.leaves(args)))
+    n, vocabulary = x.shape
+    size = max(1, GROUP // vocabulary)
 
-    def whole(wanted: Array, others: Array, *args: Any) -> Array:
-        return jnp.where(wanted[:, None], packed(function(*args, wanted)), others)
-
-    def by_parts(wanted: Array, others: Array, *args: Any) -> Array:
-        order = jnp.argsort(~wanted)  # those wanted first
-
-        def part(i: Array, result: Array) -> Array:
-            start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
-            rows = lax.dynamic_slice_in_dim(order, start, size)
-            new = packed(function(*rows_at(rows, (*args, wanted))))
-            return lax.dynamic_update_slice_in_dim(result, new, start, 0)
-
-        parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
-        in_order = lax.fori_loop(0, parts, part, others)
-        return jnp.where(wanted[:, None], rows_at(jnp.argsort(order), in_order), others)
-
-    def search(*rows: Any) -> Array:
-        if n <= size:
-            return whole(*rows)
-        result: Array = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
+    def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
+        result: Rows = jax.tree.map(lambda a, b: jnp.where(per_row(wanted, a), a, b), new, old)
         return result
 
-    rows = (wanted, packed(otherwise), *args)
-    result = lax.cond(jnp.any(wanted), search, lambda _, others, *args: others, *rows)
-    return unpacked(result, otherwise)
+    def whole(wanted: Array, state: Rows, x: Array) -> Rows:
+        return choose(wanted, function(state, x), state)
+
+    def by_parts(wanted: Array, state: Rows, x: Array) -> Rows:
+        order = jnp.argsort(~wanted)  # those wanted first
+
+        def part(i: Array, result: Rows) -> Rows:
+            start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
+            rows = lax.dynamic_slice_in_dim(order, start, size)
+            new = function(*rows_at(rows, (state, x)))
+            put: Rows = jax.tree.map(
+                lambda old, new: lax.dynamic_update_slice_in_dim(old, new, start, 0), result, new
+            )
+            return put
+
+        parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
+        in_order = lax.fori_loop(0, parts, part, state)
+        return choose(wanted, rows_at(jnp.argsort(order), in_order), state)
+
+    def search(*rows: Any) -> Rows:
+        if n <= size:
+            return whole(*rows)
+        result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
+        return result
+
+    result: Rows = lax.cond(jnp.any(wanted), search, lambda _, state, x: state, wanted, state, x)
+    return result

@@ -14,10 +14,10 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
+from sampling_jax._mass import mass
 from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import Rows, alike, fold_vmap
 from sampling_jax._weights import Row, is_greedy, plain, row_weights
-from sampling_jax._whole import mass
 
 
 def sample(

@@ -9,10 +9,10 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
+from sampling_jax._mass import mass
 from sampling_jax._rows import fold_vmap, taken
 from sampling_jax._sample import Kept, draw, flat_draws, keep, most_likely_or
 from sampling_jax._weights import clean
-from sampling_jax._whole import mass
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
 

@@ -7,10 +7,10 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._chunks import chunk_sums, ids_of
 from sampling_jax._cutoffs import apply_filter
+from sampling_jax._dive import end_of
 from sampling_jax._filters import top_p_target
 from sampling_jax._locate import all_above, locate
 from sampling_jax._rows import fold_vmap, per_row
-from sampling_jax._search import end_of
 from sampling_jax._surprise import flat, mean_surprise, scored, surprise
 from sampling_jax._weights import clean
 

@@ -111,7 +111,7 @@ def logits_of(*shapes):
 
 
 logits = logits_of((2, 3, 300))
-few_logits = logits_of((2, 3, 100))  # all fit the head of a ranking, which compiles twice as fast
+few_logits = logits_of((2, 3, 100))  # all are tops, which compiles twice as fast
 STRUCTURES = [
     (),
     ("temperature",),

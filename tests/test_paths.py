@@ -12,13 +12,10 @@ from scipy.stats import norm
 from sampling_jax import process_logits, reference, sample
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._bracket import Bracket, is_open, outline, pivots_of
-from sampling_jax._chunks import chunk_maxima, chunk_sums, to_chunks
 from sampling_jax._guess import guesses
-from sampling_jax._head import end_in_head, head_of
 from sampling_jax._process import kept_rows
 from sampling_jax._tops import column_tops, lane_tops
-from sampling_jax._weights import Row, row_weights, scale
-from sampling_jax._wide import add_up, widen
+from sampling_jax._wide import widen
 
 V, ROWS = 20000, 4
 
@@ -55,7 +52,7 @@ def infinite(rng):
 
 NORMAL = 2 * norm.ppf((np.arange(V) + 0.5) / V)[::-1].astype(np.float32)
 MASS = np.cumsum(np.exp(NORMAL, dtype=np.float64)) / np.sum(np.exp(NORMAL, dtype=np.float64))
-BELOW_HEAD = 138  # a rank that the head does not reach, and the tops do
+DEEP = 138  # a rank
 
 
 def spread(rng):
@@ -63,16 +60,28 @@ def spread(rng):
     return rng.permuted(np.broadcast_to(NORMAL, (ROWS, V)), axis=1)
 
 
-# name of a path: logits, settings, and where each row must end
+def stacked(rng):
+    """The same, of which the largest fill lane after lane, up to three in each of its columns."""
+    ids = np.arange(V).reshape(-1, 32)[: V // 4096 * 128].reshape(-1, 32, 128)
+    first = ids[:, :3].transpose(2, 0, 1).reshape(-1)
+    rest = np.setdiff1d(np.arange(V), first)
+    x = np.empty((ROWS, V), np.float32)
+    for row in x:
+        row[first], row[rng.permutation(rest)] = NORMAL[: len(first)], NORMAL[len(first) :]
+    return x
+
+
+# name of a path: logits, settings, and where each row must end: among the tops of lanes, which
+# settle most searches; among those of columns, which tell what chunks weigh; or below
 PATHS = {
-    "head, top_k": (spread, {"top_k": 50}, "head"),
-    "head, top_p": (spread, {"temperature": 0.3, "top_p": 0.5}, "head"),
-    "head, min_p": (spread, {"min_p": 0.2}, "head"),
-    "head, all three": (spread, {"top_k": 100, "top_p": 0.9, "min_p": 0.01}, "head"),
-    "tops, top_k": (spread, {"top_k": BELOW_HEAD}, "tops"),
-    "tops, top_p": (spread, {"top_p": MASS[BELOW_HEAD]}, "tops"),
-    "tops, both": (spread, {"top_k": BELOW_HEAD, "top_p": 0.999}, "tops"),
-    "tops, min_p": (spread, {"min_p": np.exp(NORMAL[BELOW_HEAD] - NORMAL[0])}, "tops"),
+    "lanes, top_k": (spread, {"top_k": 50}, "lanes"),
+    "lanes, top_p": (spread, {"temperature": 0.3, "top_p": 0.5}, "lanes"),
+    "lanes, min_p": (spread, {"min_p": 0.2}, "lanes"),
+    "lanes, all three": (spread, {"top_k": 100, "top_p": 0.9, "min_p": 0.01}, "lanes"),
+    "columns, top_k": (stacked, {"top_k": DEEP}, "columns"),
+    "columns, top_p": (stacked, {"top_p": MASS[DEEP]}, "columns"),
+    "columns, both": (stacked, {"top_k": DEEP, "top_p": 0.999}, "columns"),
+    "columns, min_p": (stacked, {"min_p": np.exp(NORMAL[DEEP] - NORMAL[0])}, "columns"),
     "all, top_k": (spread, {"top_k": 9000}, "all"),
     "all, top_p": (spread, {"top_p": 0.9}, "all"),
     "all, both": (spread, {"top_k": 15000, "top_p": 0.97}, "all"),
@@ -96,22 +105,13 @@ PATHS = {
 OFF = {"temperature": 1.0, "top_k": 0, "top_p": 1.0, "min_p": 0.0}
 
 
-@jax.jit
-def in_head(x, settings):
-    """Bool [N]: whether a head settles a row; float32 [N]: what the tops are above."""
-    flat = flat_settings(Settings(**settings), x.shape[:1], x.shape[1])
-    row = Row(jnp.max(chunk_maxima(x), axis=1), scale(flat.temperature))
-    tops = column_tops(x)
-    total = add_up(chunk_sums(row_weights(row, to_chunks(x))), axes=(1,))
-    _, is_known = end_in_head(head_of(tops, lambda v: row_weights(row, v)), row, flat, total)
-    return is_known, tops.floor
-
-
 def where_rows_end(x, settings):
-    """Which of head, tops or all tokens settles each row."""
-    is_known, floor = in_head(x, settings)
+    """Whether each row ends among the tops of lanes, of columns, or below."""
+    tops = jax.jit(column_tops)(x)
     kept = [np.where(mask, x, np.inf) for x, _, _, mask in reference.rows(x, Settings(**settings))]
-    return np.where(is_known, "head", np.where(np.min(kept, axis=1) > floor, "tops", "all"))
+    end = np.min(kept, axis=1)
+    below_lanes = np.where(end > tops.floor, "columns", "all")
+    return np.where(end > jax.jit(lane_tops)(tops).floor, "lanes", below_lanes)
 
 
 @pytest.mark.parametrize("name", PATHS)
@@ -130,8 +130,8 @@ def test_each_path(name, given):
         )
 
 
-def test_more_ties_than_a_head_holds():
-    """All tokens are among the tops, and the end is a number with more ties than fit the head."""
+def test_two_numbers_with_many_ties():
+    """All tokens are among the tops."""
     x = np.random.default_rng(0).permuted(
         np.repeat(np.array([1.5, 1.0], np.float32), [159, 141])[None].repeat(8, 0), axis=1
     )
@@ -161,7 +161,7 @@ def test_a_search_ends_though_its_sample_shows_little():
     for x in (allowed, holes):
         for settings in ({"top_k": 300}, {"temperature": 1e9, "top_p": 0.7}):
             tokens = reference.sample(jax.random.key(0), x, **settings)
-            np.testing.assert_array_equal(sample(jax.random.key(0), x, **settings), tokens)
+            np.testing.assert_array_equal(sample(jax.random.key(0), x, **OFF | settings), tokens)
 
 
 def test_top_k_beyond_the_last_token():
@@ -190,12 +190,12 @@ def test_every_pivot_is_news():
     pairs = np.array([(a, b) for a in ends for b in ends if a < b], np.int32)
     low, high = jnp.asarray(pairs.T)
     above, target, reached = (widen(jnp.full(len(pairs), i, jnp.uint32)) for i in range(3))
-    bracket = Bracket(low, high, reached, above)
+    bracket = Bracket(low, high, reached, above, target)
     closed = {(~tiny - 1, ~tiny), (~tiny, 0), (0, tiny), (tiny, tiny + 1)}
     assert {tuple(pair) for pair in pairs[~is_open(bracket)].tolist()} == closed
     x = jnp.zeros((len(pairs), 1, 1, 128), jnp.float32).at[::2].set(-1)
-    first = jax.jit(guesses, static_argnums=2)(bracket, x, jnp.ones_like, target)
-    for pivots in (first, outline(bracket), pivots_of(bracket, target)):
+    first = jax.jit(guesses, static_argnums=2)(bracket, x, jnp.ones_like)
+    for pivots in (first, outline(bracket), pivots_of(bracket)):
         is_inside = (low[:, None] < pivots) & (pivots < high[:, None])
         assert is_inside[is_open(bracket)].all()
 
@@ -210,7 +210,6 @@ def test_zeros_below_a_larger_logit():
 
 @pytest.mark.parametrize("v", [3, 127])
 def test_all_but_the_last_or_all_of_few_tokens(v):
-    """The head of a small vocabulary may have an odd length."""
     x = -np.arange(v, dtype=np.float32)[None] / v
     mass = np.cumsum(np.exp(x[0])) / np.sum(np.exp(x[0]))
     for kept in (v - 1, v):
@@ -220,7 +219,7 @@ def test_all_but_the_last_or_all_of_few_tokens(v):
 
 @pytest.mark.parametrize("rows", ["one by one", "at once"])
 def test_all_paths_in_one_batch(rows, monkeypatch):
-    """Rows that end in the head, the tops and below, greedy ones and empty ones, side by side."""
+    """Rows that end among the tops and below, greedy ones and empty ones, side by side."""
     rng = np.random.default_rng(1)
     x = np.concatenate([spread(rng), spread(rng), levels(rng), contiguous(rng)])
     x[3] = -np.inf
@@ -230,7 +229,8 @@ def test_all_paths_in_one_batch(rows, monkeypatch):
         "top_p": on_device(rng.choice([0.2, 0.9, 0.99, 1], 16)),
         "min_p": on_device(rng.choice([0, 1e-4, 0.1], 16)),
     }
-    assert set(where_rows_end(x[:12], jax.tree.map(lambda a: a[:12], settings))) >= {"head", "all"}
+    ends = where_rows_end(x[:12], jax.tree.map(lambda a: a[:12], settings))
+    assert set(ends) >= {"lanes", "all"}
     if rows == "at once":  # as on every platform but CPU; without a row, as another program
         monkeypatch.setattr(
             jax.lax, "platform_dependent", lambda *args, cpu, default: default(*args)

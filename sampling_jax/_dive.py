@@ -1,0 +1,112 @@
+"""Passes over all logits, for what ends below their tops."""
+
+import jax.numpy as jnp
+from jax import Array, lax
+
+from sampling_jax._bracket import (
+    Bracket,
+    before,
+    is_open,
+    learn,
+    missing,
+    opened,
+    outline,
+    pivots_of,
+    raised,
+    rank,
+    shrunk,
+    value_of,
+)
+from sampling_jax._chunks import best_of_columns, in_blocks, sum_blocks
+from sampling_jax._guess import guesses
+from sampling_jax._locate import Weigh
+from sampling_jax._rows import packed, per_row, unpacked
+from sampling_jax._tops import Tops, column_tops, lane_tops
+from sampling_jax._wide import Wide
+
+FEW = 256  # so many of a ranking are surely among the tops of its lanes, if they are spread
+ROUNDS = 8  # passes over all logits before a look at the tops of what is left
+
+
+def dive(bracket: Bracket, few: Tops, x: Array, weigh: Weigh) -> tuple[Bracket, Tops]:
+    """Tighten brackets by passes over all logits x [N, chunks, rows, lanes], until few of them are
+    left above an end; and the tops of those left, or else `few`.
+    """
+    bracket = raised(bracket, rank(_least(x)))
+    bracket = _narrow(bracket, x, weigh, guesses(bracket, x, weigh))
+    few = lax.cond(
+        jnp.any(is_open(bracket)),
+        lambda: lane_tops(column_tops(_below(bracket, x).reshape(len(x), -1))),
+        lambda: few,
+    )
+    return bracket, few
+
+
+def _least(x: Array) -> Array:
+    """float32 [N], the least of x [N, chunks, rows, lanes] above -inf; inf if there is none."""
+    # Columns first, or a compiler makes a slow loop.
+    columns = best_of_columns(jnp.where(x > -jnp.inf, x, jnp.inf), lax.lt, jnp.inf)
+    return jnp.min(lax.optimization_barrier(columns), axis=(1, 2))
+
+
+def _narrow(bracket: Bracket, x: Array, weigh: Weigh, first: Array) -> Bracket:
+    """Tighten brackets until few of the logits x above an end are left."""
+    weights = weigh(x)
+
+    def unfinished(state: tuple[Array, Array]) -> Array:
+        now, rounds = unpacked(state[0], bracket), state[1]
+        each = weigh(value_of(now.low)).astype(jnp.float32)
+        is_far = missing(now) > FEW * each
+        # One round at least: it may settle a number with many ties, and is news in any case.
+        goes_on = is_open(now) & (is_far | (rounds == 0))
+        return jnp.any(goes_on) & (rounds < ROUNDS)
+
+    def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
+        now, rounds = unpacked(state[0], bracket), state[1]
+        pivots = jnp.where(rounds == 0, first, pivots_of(now))
+        return packed(_weigh_pivots(now, x, weights, pivots)), rounds + 1
+
+    result, _ = lax.while_loop(unfinished, body, (packed(bracket), jnp.int32(0)))
+    return unpacked(result, bracket)
+
+
+def _weigh_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> Bracket:
+    """Weigh what lies above pivots [N, P] in a bracket, in one pass."""
+    bounds = value_of(pivots)[:, None, :, None, None]
+    x, weights = (in_blocks(v)[:, :, None] if v.ndim else v for v in (x, weights))
+    masses = sum_blocks(jnp.where(x >= bounds, weights, 0))
+    return learn(bracket, pivots, pivots, masses)
+
+
+def _below(bracket: Bracket, x: Array) -> Array:
+    """Logits x of which those above a bracket are -inf."""
+    return jnp.where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
+
+
+def end_of(
+    x: Array, weights: Array, target: Wide, total: Wide, wanted: Array
+) -> tuple[Array, Wide]:
+    """Where the shortest prefix of x [N, ...] whose weights uint32 [N, ...] reach a target ends.
+
+    Args:
+      target: wide [N], more than 0.
+      total: wide [N], what all weigh.
+      wanted: bool [N]; other rows give anything.
+
+    Returns:
+      float32 [N], the largest number such that the weights of all from it upwards reach the
+      target; wide [N], the weights of all above it.
+    """
+    least = rank(jnp.min(jnp.where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
+    start = opened(jnp.max(x, axis=(1, 2, 3)), least, total, target, wanted, least)
+
+    def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
+        bracket, rounds = state
+        pivots = jnp.where(rounds == 0, outline(bracket), pivots_of(bracket))
+        bracket = _weigh_pivots(bracket, x, weights, pivots)
+        return shrunk(bracket, x, wanted), rounds + 1
+
+    result, _ = lax.while_loop(
+        lambda state: jnp.any(is_open(state[0])), body, (start, jnp.int32(0))
+    )
+    return value_of(result.low), result.above
