@@ -33,6 +33,11 @@ def tail(v=2**16):
     return np.log(p).astype(np.float32)
 
 
+def some_real():
+    """A third of the vocabulary, which is drawn from three times as fast."""
+    return real_logits()[:, : 2**14]
+
+
 CASES = {
     "flat": (lambda: np.full((1, 2**18), 3, np.float32), {}),
     "flat bfloat16": (lambda: np.full((1, 131_072), 3, ml_dtypes.bfloat16), {}),
@@ -41,10 +46,10 @@ CASES = {
     "real": (real_logits, OFF),
     "real float16": (lambda: real_logits().astype(np.float16), {}),
     "real bfloat16": (lambda: real_logits().astype(ml_dtypes.bfloat16), {}),
-    "top_k": (real_logits, {**OFF, "top_k": 10}),
-    "top_p": (real_logits, {**OFF, "top_p": 0.8}),
-    "min_p": (real_logits, {**OFF, "min_p": 0.02}),
-    "all": (real_logits, ALL),
+    "top_k": (some_real, {**OFF, "top_k": 10}),
+    "top_p": (some_real, {**OFF, "top_p": 0.8}),
+    "min_p": (some_real, {**OFF, "min_p": 0.02}),
+    "all": (some_real, ALL),
 }
 PAIRS = ("rows of one key", "rows with keys of their own", "steps")
 FALSE_POSITIVES = 1e-4
@@ -278,7 +283,7 @@ def test_rejects_a_dropped_crossing_token(case):
 
 def test_rejects_one_token_more():
     with pytest.raises(AssertionError, match="probability 0"):
-        rejected("top_k", real_logits(), {**OFF, "top_k": CASES["top_k"][1]["top_k"] + 1})
+        rejected("top_k", some_real(), {**OFF, "top_k": CASES["top_k"][1]["top_k"] + 1})
 
 
 def test_rejects_coarse_noise():
