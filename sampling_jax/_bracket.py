@@ -20,7 +20,7 @@ class Bracket(NamedTuple):
 
     low: Array  # int32 [N]
     high: Array  # int32 [N]
-    reached: Wide  # wide [N], the weights of all of rank `low` or more, which reach the target
+    reached: Wide  # wide [N], the weights of all of rank `low` or more; at first about so
     above: Wide  # wide [N], the weights of all of rank `high` or more, which do not
     target: Wide  # wide [N]
 
@@ -40,7 +40,9 @@ def value_of(ranks: Array) -> Array:
 def after(ranks: Array) -> Array:
     """The next rank that a clean logit can have: subnormal numbers have none."""
     tiny = int(SMALLEST_NORMAL.view(np.int32))
-    return jnp.where((ranks >= 0) & (ranks < tiny), tiny, ranks + 1)
+    following = ranks + 1
+    following = jnp.where((following > 0) & (following < tiny), tiny, following)
+    return jnp.where((following < 0) & (following > ~tiny), 0, following)
 
 
 @traced_once

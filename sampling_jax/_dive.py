@@ -1,4 +1,4 @@
-"""Passes over all logits, for what ends below their tops."""
+"""Passes over all logits: for what ends below their tops, or is not ranked by its logits."""
 
 import jax.numpy as jnp
 from jax import Array, lax
@@ -64,14 +64,14 @@ def _narrow(bracket: Bracket, x: Array, weigh: Weigh, first: Array) -> Bracket:
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
         now, rounds = unpacked(state[0], bracket), state[1]
         pivots = jnp.where(rounds == 0, first, pivots_of(now))
-        return packed(_weigh_pivots(now, x, weights, pivots)), rounds + 1
+        return packed(_learn_pivots(now, x, weights, pivots)), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (packed(bracket), jnp.int32(0)))
     return unpacked(result, bracket)
 
 
-def _weigh_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> Bracket:
-    """Weigh what lies above pivots [N, P] in a bracket, in one pass."""
+def _learn_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> Bracket:
+    """Tighten a bracket by what lies above pivots [N, P] in it, in one pass."""
     bounds = value_of(pivots)[:, None, :, None, None]
     x, weights = (in_blocks(v)[:, :, None] if v.ndim else v for v in (x, weights))
     masses = sum_blocks(jnp.where(x >= bounds, weights, 0))
@@ -103,7 +103,7 @@ def end_of(
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
         pivots = jnp.where(rounds == 0, outline(bracket), pivots_of(bracket))
-        bracket = _weigh_pivots(bracket, x, weights, pivots)
+        bracket = _learn_pivots(bracket, x, weights, pivots)
         return shrunk(bracket, x, wanted), rounds + 1
 
     result, _ = lax.while_loop(

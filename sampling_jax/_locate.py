@@ -32,12 +32,6 @@ class Prefix(NamedTuple):
     tied: Array  # uint32 [N, chunks], how many logits are equal to the end
 
 
-def no_sums(like: Array, x: Array) -> Wide:
-    """Zeros for each chunk of x, varying over devices as [N] does."""
-    zeros = jnp.broadcast_to(jnp.zeros_like(like, jnp.uint32)[:, None], x.shape[:2])
-    return zeros, zeros
-
-
 def all_above(value: Array, sums: Wide) -> Prefix:
     """What is above a value [N], given what it weighs in each chunk."""
     nothing = jnp.zeros_like(sums[0])

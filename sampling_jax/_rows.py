@@ -113,7 +113,8 @@ def where_wanted(
 ) -> Rows:
     """`function(state, x)` of arrays [N, ...] in the rows bool [N] wanted, else `state`.
 
-    On CPU a few of the wanted rows after another, so that others cost nothing.
+    On CPU a few of the wanted rows after another, so that others cost nothing, but for those that
+    fill up the last few. What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape
     size = max(1, GROUP // vocabulary)
@@ -141,11 +142,11 @@ def where_wanted(
         in_order = lax.fori_loop(0, parts, part, state)
         return choose(wanted, rows_at(jnp.argsort(order), in_order), state)
 
-    def search(*rows: Any) -> Rows:
+    def of_all(*rows: Any) -> Rows:
         if n <= size:
             return whole(*rows)
         result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
         return result
 
-    result: Rows = lax.cond(jnp.any(wanted), search, lambda _, state, x: state, wanted, state, x)
+    result: Rows = lax.cond(jnp.any(wanted), of_all, lambda _, state, x: state, wanted, state, x)
     return result

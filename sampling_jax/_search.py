@@ -1,4 +1,4 @@
-"""The one selection primitive: where the shortest prefix whose weights reach a target ends."""
+"""Where the shortest prefix of a ranking whose weights reach a target ends."""
 
 from collections.abc import Callable
 from typing import NamedTuple
@@ -29,31 +29,33 @@ class Marks(NamedTuple):
     floor: Array  # float32 [N], of the tops of what is left
     base: Wide  # wide [N], the weights of all above those
     top_floor: Array  # float32 [N], of the tops of columns
-    status: Array  # uint32 [N], ASKED where sums have to be those of the prefix, TOLD if they are
+    status: Array  # uint32 [N], ASKED where sums are wanted and not known, TOLD where known, or 0
     row: Row
-    light: Array | None  # float32 [N], the largest logit too light for min_p, if among the tops
-    threshold: Array | None  # uint32 [N], the least weight that min_p keeps
-    is_cut: Array | None  # uint32 [N], 1 where min_p applies
+    light: Array | None  # float32 [N], the largest logit too light for min_p that has been seen
+    threshold: Array | None  # uint32 [N], the least weight that min_p keeps; 0 if not to apply it
 
 
 def end_value(bracket: Bracket, marks: Marks) -> Array:
     """float32 [N], what the prefix is above."""
     value = value_of(bracket.low)
-    if marks.light is None or marks.is_cut is None:
-        return value
-    return jnp.where(marks.is_cut > 0, jnp.maximum(value, marks.light), value)
+    return value if marks.light is None else jnp.maximum(value, marks.light)
+
+
+def is_below(bracket: Bracket, marks: Marks) -> Array:
+    """Bool [N]: whether it is open, and the end not among the tops of what is left."""
+    return is_open(bracket) & ~is_within(bracket, marks.floor)
 
 
 def is_to_tell(bracket: Bracket, marks: Marks) -> Array:
     """Bool [N]: whether an end is known and below the tops, and it is asked what chunks weigh."""
-    is_below = ~(end_value(bracket, marks) > marks.top_floor) & (marks.top_floor > -jnp.inf)
-    return (marks.status == ASKED) & is_below & ~is_open(bracket)
+    is_deep = ~(end_value(bracket, marks) > marks.top_floor) & (marks.top_floor > -jnp.inf)
+    return (marks.status == ASKED) & is_deep & ~is_open(bracket)
 
 
 def search(
     bracket: Bracket,
     marks: Marks,
-    few: Tops,
+    left: Array,
     sums: Array,
     logits: Array,
     weigh: Callable[[Row, Array], Array],
@@ -64,7 +66,9 @@ def search(
     until few are left above an end: then the tops of these.
 
     Args:
-      few: the tops of lanes.
+      bracket: of targets above 0.
+      marks: what is known of the tops of lanes.
+      left: those.
       sums: as in `State`, where they are told.
       weigh: gives weights uint32 that are never less for a larger logit, but for rounding; a
         scalar if all logits weigh the same.
@@ -92,8 +96,8 @@ def search(
             told = mark._replace(status=jnp.full_like(mark.status, TOLD))
             return own, packed(told), left, stacked(weigh_above(x, mark.row, end_value(now, mark)))
 
-        is_any_open = jnp.any(is_open(unpacked(own, bracket)))
-        result: State = lax.cond(is_any_open, narrow, tell)
+        is_any_below = jnp.any(is_below(unpacked(own, bracket), unpacked(notes, marks)))
+        result: State = lax.cond(is_any_below, narrow, tell)
         return result
 
     def unfinished(state: State) -> Array:
@@ -108,9 +112,8 @@ def search(
         state = packed(now), notes, left, sums
         if left.size >= logits.size:  # nothing is below them
             return state
-        is_below = is_open(now) & ~is_within(now, few)
-        return where_wanted(look, is_below | is_to_tell(now, mark), state, logits)
+        return where_wanted(look, is_below(now, mark) | is_to_tell(now, mark), state, logits)
 
-    state = packed(bracket), packed(marks), few.logits, sums
+    state = packed(bracket), packed(marks), left, sums
     own, notes, _, sums = lax.while_loop(unfinished, body, state)
     return unpacked(own, bracket), unpacked(notes, marks), sums

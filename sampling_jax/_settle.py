@@ -20,12 +20,12 @@ from sampling_jax._rows import packed, unpacked
 from sampling_jax._tops import Tops
 from sampling_jax._wide import Wide
 
-PASSES = 6
+PASSES = 6  # most searches take no more
 
 
-def is_within(bracket: Bracket, tops: Tops) -> Array:
-    """Bool [N]: whether it is open, and the tops may tell more of where the prefix ends."""
-    return is_open(bracket) & (bracket.high > _least(tops.floor))
+def is_within(bracket: Bracket, floor: Array) -> Array:
+    """Bool [N]: whether it is open, and tops above a floor may tell more of the end."""
+    return is_open(bracket) & (bracket.high > _least(floor))
 
 
 def settle(bracket: Bracket, tops: Tops, base: Wide, weigh: Weigh) -> Bracket:
@@ -42,20 +42,19 @@ def settle(bracket: Bracket, tops: Tops, base: Wide, weigh: Weigh) -> Bracket:
     def unfinished(loop: tuple[Array, Array]) -> Array:
         bracket, floor, _ = unpacked(loop[0], state)
         # Elsewhere than on CPU, not to have to ask after each pass is worth a few too many.
-        is_known = lax.platform_dependent(cpu=lambda: False, default=lambda: True)
-        is_any_within = jnp.any(is_within(bracket, Tops(tops.logits, floor)))
-        goes_on: Array = (loop[1] < PASSES) & (is_any_within | is_known)
+        is_counted = lax.platform_dependent(cpu=lambda: False, default=lambda: True)
+        goes_on: Array = (loop[1] < PASSES) & (jnp.any(is_within(bracket, floor)) | is_counted)
         return goes_on
 
     def body(loop: tuple[Array, Array]) -> tuple[Array, Array]:
         bracket, floor, base = unpacked(loop[0], state)
         least = _least(floor)
-        # At first the least of the tops too, which tells whether the prefix ends among them.
+        # At first the least of the tops, and no middle: it tells whether the end is among them.
         is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
         upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
         pivots = jnp.where(is_first, least[:, None], pivots_of(bracket))
         pivots = inside(upper, pivots)
-        masses, lows, highs = _weigh_pivots(tops.logits, weights, value_of(pivots))
+        masses, lows, highs = _weigh(tops.logits, weights, value_of(pivots))
         masses = _wide.add(_wide.column(base), masses)
         highs = jnp.maximum(after(rank(highs)), least[:, None])
         bracket = learn(bracket, rank(lows), highs, masses, bracket.high > least)
@@ -72,7 +71,7 @@ def _least(floor: Array) -> Array:
     return after(rank(floor))
 
 
-def _weigh_pivots(x: Array, weights: Array, pivots: Array) -> tuple[Wide, Array, Array]:
+def _weigh(x: Array, weights: Array, pivots: Array) -> tuple[Wide, Array, Array]:
     """Of x [N, groups, rows, lanes] and pivots [N, P]: the weights wide [N, P] of all that are no
     less, the least of those, and the largest of all others.
     """

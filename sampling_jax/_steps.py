@@ -29,12 +29,12 @@ def shorten(
       everything: what all of each chunk weigh, wide [N, chunks], and zeros uint32 [N, chunks],
         stacked; read where top_p is on and top_k is off, and in rows that are not wanted.
     """
-    k_on, p_on, m_on = filters_on(settings, row.top)
+    k_on, p_on, _ = filters_on(settings, row.top)
     few = lane_tops(tops)
     # A minimum that changes nothing: they vary over devices as the settings do, if they do.
     few = few._replace(logits=jnp.minimum(few.logits, per_row(row.top, few.logits)))
     # Weights are 0 from 31 octaves down.
-    weightless = jnp.maximum(row.top - 32 / row.scale, -LARGEST)
+    weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - 32 / row.scale, -LARGEST)
     light = threshold = None
     if settings.min_p is not None:
         threshold = min_p_threshold(settings.min_p)
@@ -43,7 +43,7 @@ def shorten(
     def apply(
         before: tuple[Prefix, Wide], step: tuple[Array, Array]
     ) -> tuple[tuple[Prefix, Wide], None]:
-        """Apply top_k if it `counts`, else top_p."""
+        """Apply top_k if it `counts`, else top_p; and then min_p, in the last step."""
         prefix, total = before
         counts, is_last = step
 
@@ -63,19 +63,22 @@ def shorten(
         least = rank(jnp.where(counts, -jnp.inf, weightless))
         is_asked = (is_last | (k_on & p_on)).astype(jnp.uint32)
         status = jnp.where(wanted, is_asked * ASKED, jnp.uint32(TOLD))
-        is_cut = None if light is None else (wanted & m_on & is_last).astype(jnp.uint32)
+        cut = None if light is None else jnp.where(is_last, light, -jnp.inf)
+        least_weight = None if threshold is None else jnp.where(is_last, threshold, 0)
+        if cut is not None:  # what is below that is dropped anyhow
+            least = jnp.maximum(least, rank(cut))
         bracket = opened(row.top, least, all_weigh, target, is_on, rank(prefix.end.value))
-        known = few.floor, bracket.above, tops.floor, status, row
-        marks = Marks(*known, light, threshold, is_cut)
-        bracket, marks, sums = search(bracket, marks, few, everything, logits, weigh)
+        marks = Marks(few.floor, bracket.above, tops.floor, status, row, cut, least_weight)
+
+        bracket, marks, sums = search(bracket, marks, few.logits, everything, logits, weigh)
         value = value_of(bracket.low)
         missing = _wide.subtract(bracket.target, bracket.above)
         ties = _wide.quotient(missing, jnp.maximum(weigh(row, value), 1))
         ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
         end = End(value, jnp.where(is_on, ties, prefix.end.ties))
-        if marks.light is not None and is_cut is not None:
-            is_shorter = (is_cut > 0) & (marks.light >= value)
-            end = End(jnp.where(is_shorter, marks.light, value), jnp.where(is_shorter, 0, end.ties))
+        if marks.light is not None:
+            is_cut = wanted & (marks.light >= value)
+            end = End(jnp.where(is_cut, marks.light, value), jnp.where(is_cut, 0, end.ties))
         own = stacked(weigh_above(tops.logits, row, end.value))
         sums = jnp.where(per_row(marks.status, sums) == TOLD, sums, own)
         prefix = Prefix(end, *unstacked(sums))

@@ -53,12 +53,6 @@ def add_up(number: Wide, axes: tuple[int, ...]) -> Wide:
     return carry(high, low)
 
 
-def running_sum(number: Wide) -> Wide:
-    """Inclusive running sums of [N, n], for small n."""
-    high, low = running_sums(*number)
-    return carry(high, low)
-
-
 def running_sums(*parts: Array) -> list[Array]:
     """Inclusive running sums of uint32 [N, n], for small n: as n sums, they are one pass."""
     n = parts[0].shape[1]
