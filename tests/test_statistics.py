@@ -148,7 +148,9 @@ def count(tokens, v):
 @pytest.mark.parametrize(
     "case",
     [
-        pytest.param(case, marks=pytest.mark.slow) if "float16" in case or case == "top_p" else case
+        pytest.param(case, marks=pytest.mark.slow)
+        if "float16" in case or case in ("real", "top_p")
+        else case
         for case in CASES
     ],
 )
