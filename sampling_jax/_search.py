@@ -90,8 +90,13 @@ def search(
 
         def tell() -> State:
             now, mark = unpacked(own, bracket), unpacked(notes, marks)
-            if mark.threshold is not None:
-                light = first_light(x, row_weights(mark.row, x), mark.threshold)
+            if mark.threshold is not None and mark.light is not None:
+                threshold, light = mark.threshold, mark.light
+                light = lax.cond(
+                    jnp.any(threshold > 0),
+                    lambda: first_light(x, row_weights(mark.row, x), threshold),
+                    lambda: light,
+                )
                 mark = mark._replace(light=light)
             told = mark._replace(status=jnp.full_like(mark.status, TOLD))
             return own, packed(told), left, stacked(weigh_above(x, mark.row, end_value(now, mark)))
