@@ -23,6 +23,13 @@ ASKED, TOLD = 1, 2
 State = tuple[Array, Array, Array, Array]
 
 
+class Cut(NamedTuple):
+    """What min_p drops."""
+
+    light: Array  # float32 [N], the largest logit too light for it that has been seen
+    threshold: Array  # uint32 [N], the least weight that it keeps; 0 if not to apply it
+
+
 class Marks(NamedTuple):
     """What a search knows of each row, beside its bracket."""
 
@@ -31,14 +38,13 @@ class Marks(NamedTuple):
     top_floor: Array  # float32 [N], of the tops of columns
     status: Array  # uint32 [N], ASKED where sums are wanted and not known, TOLD where known, or 0
     row: Row
-    light: Array | None  # float32 [N], the largest logit too light for min_p that has been seen
-    threshold: Array | None  # uint32 [N], the least weight that min_p keeps; 0 if not to apply it
+    cut: Cut | None  # None if there is no min_p
 
 
 def end_value(bracket: Bracket, marks: Marks) -> Array:
     """float32 [N], what the prefix is above."""
     value = value_of(bracket.low)
-    return value if marks.light is None else jnp.maximum(value, marks.light)
+    return value if marks.cut is None else jnp.maximum(value, marks.cut.light)
 
 
 def is_below(bracket: Bracket, marks: Marks) -> Array:
@@ -90,14 +96,14 @@ def search(
 
         def tell() -> State:
             now, mark = unpacked(own, bracket), unpacked(notes, marks)
-            if mark.threshold is not None and mark.light is not None:
-                threshold, light = mark.threshold, mark.light
+            if mark.cut is not None:
+                light, threshold = mark.cut
                 light = lax.cond(
                     jnp.any(threshold > 0),
                     lambda: first_light(x, row_weights(mark.row, x), threshold),
                     lambda: light,
                 )
-                mark = mark._replace(light=light)
+                mark = mark._replace(cut=Cut(light, threshold))
             told = mark._replace(status=jnp.full_like(mark.status, TOLD))
             return own, packed(told), left, stacked(weigh_above(x, mark.row, end_value(now, mark)))
 

@@ -57,7 +57,7 @@ def settle(bracket: Bracket, tops: Tops, base: Wide, weigh: Weigh) -> Bracket:
         masses, lows, highs = _weigh(tops.logits, weights, value_of(pivots))
         masses = _wide.add(_wide.column(base), masses)
         highs = jnp.maximum(after(rank(highs)), least[:, None])
-        bracket = learn(bracket, rank(lows), highs, masses, bracket.high > least)
+        bracket = learn(bracket, rank(lows), highs, masses, is_within(bracket, floor))
         return packed((bracket, floor, base)), loop[1] + 1
 
     # Packed, as a compiler makes a kernel of each part that enters a loop.

@@ -12,7 +12,7 @@ from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
 from sampling_jax._mass import mass, stacked, unstacked, weigh_above
 from sampling_jax._rows import per_row
-from sampling_jax._search import ASKED, TOLD, Marks, search
+from sampling_jax._search import ASKED, TOLD, Cut, Marks, search
 from sampling_jax._tops import Tops, lane_tops
 from sampling_jax._weights import Row, row_weights
 from sampling_jax._wide import Wide
@@ -35,10 +35,11 @@ def shorten(
     few = few._replace(logits=jnp.minimum(few.logits, per_row(row.top, few.logits)))
     # Weights are 0 from 31 octaves down.
     weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - 32 / row.scale, -LARGEST)
-    light = threshold = None
+    last_cut = None
     if settings.min_p is not None:
         threshold = min_p_threshold(settings.min_p)
         light = first_light(tops.logits, row_weights(row, tops.logits), threshold)
+        last_cut = Cut(light, threshold)
 
     def apply(
         before: tuple[Prefix, Wide], step: tuple[Array, Array]
@@ -63,12 +64,13 @@ def shorten(
         least = rank(jnp.where(counts, -jnp.inf, weightless))
         is_asked = (is_last | (k_on & p_on)).astype(jnp.uint32)
         status = jnp.where(wanted, is_asked * ASKED, jnp.uint32(TOLD))
-        cut = None if light is None else jnp.where(is_last, light, -jnp.inf)
-        least_weight = None if threshold is None else jnp.where(is_last, threshold, 0)
-        if cut is not None:  # what is below that is dropped anyhow
-            least = jnp.maximum(least, rank(cut))
+        cut = None
+        if last_cut is not None:
+            light, threshold = last_cut
+            cut = Cut(jnp.where(is_last, light, -jnp.inf), jnp.where(is_last, threshold, 0))
+            least = jnp.maximum(least, rank(cut.light))  # what is below is dropped anyhow
         bracket = opened(row.top, least, all_weigh, target, is_on, rank(prefix.end.value))
-        marks = Marks(few.floor, bracket.above, tops.floor, status, row, cut, least_weight)
+        marks = Marks(few.floor, bracket.above, tops.floor, status, row, cut)
 
         bracket, marks, sums = search(bracket, marks, few.logits, everything, logits, weigh)
         value = value_of(bracket.low)
@@ -76,9 +78,9 @@ def shorten(
         ties = _wide.quotient(missing, jnp.maximum(weigh(row, value), 1))
         ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
         end = End(value, jnp.where(is_on, ties, prefix.end.ties))
-        if marks.light is not None:
-            is_cut = wanted & (marks.light >= value)
-            end = End(jnp.where(is_cut, marks.light, value), jnp.where(is_cut, 0, end.ties))
+        if marks.cut is not None:
+            is_cut = wanted & (marks.cut.light >= value)
+            end = End(jnp.where(is_cut, marks.cut.light, value), jnp.where(is_cut, 0, end.ties))
         own = stacked(weigh_above(tops.logits, row, end.value))
         sums = jnp.where(per_row(marks.status, sums) == TOLD, sums, own)
         prefix = Prefix(end, *unstacked(sums))
