@@ -35,12 +35,17 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     is_all = ~(k_on | p_on | m_on) | (top == -jnp.inf)
     zero = jnp.zeros_like(top, jnp.uint32)
     nothing = jnp.broadcast_to(zero[:, None], tops.logits.shape[:2])
+    needed = is_all | (p_on & ~k_on)
+    few = jnp.int32(0)
+    if settings.top_k is not None:  # the step of top_k can weigh a few rows, at thrice the price
+        few = lax.platform_dependent(cpu=lambda: jnp.int32(len(top) // 4), default=lambda: few)
+    is_known = jnp.sum(needed, dtype=jnp.int32) > few
     everything = lax.cond(
-        jnp.any(is_all | (p_on & ~k_on)),
+        is_known,
         lambda: stacked((sums(), nothing)),
         lambda: stacked(((nothing, nothing), nothing)),
     )
-    prefix = shorten(logits, tops, row, settings, everything, ~is_all)
+    prefix = shorten(logits, tops, row, settings, everything, needed & ~is_known, ~is_all)
     _, ties = kept_sums(prefix)
     return row, prefix._replace(end=prefix.end._replace(ties=ties))
 

@@ -19,7 +19,13 @@ from sampling_jax._wide import Wide
 
 
 def shorten(
-    logits: Array, tops: Tops, row: Row, settings: RowSettings, everything: Array, wanted: Array
+    logits: Array,
+    tops: Tops,
+    row: Row,
+    settings: RowSettings,
+    everything: Array,
+    unknown: Array,
+    wanted: Array,
 ) -> Prefix:
     """What the filters keep of logits [N, V], clean or not, in the rows bool [N] wanted; all of
     the others.
@@ -28,6 +34,7 @@ def shorten(
       tops: those of their columns.
       everything: what all of each chunk weigh, wide [N, chunks], and zeros uint32 [N, chunks],
         stacked; read where top_p is on and top_k is off, and in rows that are not wanted.
+      unknown: bool [N], where that is to be found here; only if there is a step of top_k.
     """
     k_on, p_on, _ = filters_on(settings, row.top)
     few = lane_tops(tops)
@@ -62,8 +69,9 @@ def shorten(
             size = _wide.widen(jnp.full_like(top_k, logits.shape[1]))
             all_weigh = _wide.select(counts, size, total)
         least = rank(jnp.where(counts, -jnp.inf, weightless))
-        is_asked = (is_last | (k_on & p_on)).astype(jnp.uint32)
-        status = jnp.where(wanted, is_asked * ASKED, jnp.uint32(TOLD))
+        is_asked = is_last | (p_on & (k_on | unknown))
+        asked = is_asked.astype(jnp.uint32) * ASKED
+        status = jnp.where(wanted | unknown, asked, jnp.uint32(TOLD))
         cut = None
         if last_cut is not None:
             light, threshold = last_cut
@@ -84,7 +92,7 @@ def shorten(
         own = stacked(weigh_above(tops.logits, row, end.value))
         sums = jnp.where(per_row(marks.status, sums) == TOLD, sums, own)
         prefix = Prefix(end, *unstacked(sums))
-        return (prefix, _wide.select(is_on & counts, mass(prefix, row), total)), None
+        return (prefix, _wide.select(is_asked & counts, mass(prefix, row), total)), None
 
     counts = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
     counts = counts or [False]  # min_p alone

@@ -259,6 +259,33 @@ def test_all_paths_in_one_batch(rows, monkeypatch):
 
 
 @pytest.mark.parametrize(
+    "names",
+    [
+        "top_k top_p min_p",
+        *(pytest.param(f"top_k {o}", marks=pytest.mark.slow) for o in ("", "top_p", "min_p")),
+    ],
+)
+@pytest.mark.parametrize("without", [3, 5])  # a quarter is few
+def test_a_few_rows_without_top_k(without, names):
+    """What they weigh is found row by row, and of more rows before all else."""
+    rng = np.random.default_rng(2)
+    x = np.concatenate([spread(rng), levels(rng), contiguous(rng), spread(rng)])
+    x[1, 5], x[2] = np.inf, -np.inf
+    settings = {
+        "top_k": np.where(np.isin(np.arange(16), [0, 5, 9, 12, 14][:without]), 0, 90),
+        "top_p": rng.permutation(np.repeat([0.2, 0.9, 1], [5, 6, 5])),
+        "min_p": rng.permutation(np.repeat([0, 1e-3], [11, 5])),
+    }
+    settings = {name: on_device(settings[name]) for name in names.split()}
+    settings["top_k"] = settings["top_k"].astype(jnp.int32)
+    for seed in range(3):
+        key = jax.random.key(seed)
+        np.testing.assert_array_equal(
+            sample(key, x, **settings), reference.sample(key, x, **settings)
+        )
+
+
+@pytest.mark.parametrize(
     ("v", "dtype"),
     [
         (1, np.float32),
