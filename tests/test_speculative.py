@@ -197,7 +197,8 @@ def tables_of_probabilities(settings):
     return (np.array([probabilities(row, **settings) for row in table]) for table in tables())
 
 
-@pytest.mark.parametrize("case", [pytest.param("all", marks=pytest.mark.slow), "filtered"])
+@pytest.mark.slow
+@pytest.mark.parametrize("case", CASES)
 def test_texts_follow_the_target(case):
     """The effects that this detects are below."""
     tokens, accepted = texts(jax.random.key(len(case)), CASES[case])
