@@ -9,7 +9,7 @@ from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._filters import filters_on
 from sampling_jax._locate import Prefix, all_above, locate
 from sampling_jax._mass import kept_sums, stacked
-from sampling_jax._rows import alike, per_row
+from sampling_jax._rows import alike, group_size, per_row
 from sampling_jax._steps import shorten
 from sampling_jax._tops import column_tops
 from sampling_jax._weights import Row, clean, row_weights, scale
@@ -36,10 +36,7 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     zero = jnp.zeros_like(top, jnp.uint32)
     nothing = jnp.broadcast_to(zero[:, None], tops.logits.shape[:2])
     needed = is_all | (p_on & ~k_on)
-    few = jnp.int32(0)
-    if settings.top_k is not None:  # the step of top_k can weigh a few rows, at thrice the price
-        few = lax.platform_dependent(cpu=lambda: jnp.int32(len(top) // 4), default=lambda: few)
-    is_known = jnp.sum(needed, dtype=jnp.int32) > few
+    is_known = jnp.sum(needed, dtype=jnp.int32) > _few(settings, *logits.shape)
     everything = lax.cond(
         is_known,
         lambda: stacked((sums(), nothing)),
@@ -48,6 +45,15 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     prefix = shorten(logits, tops, row, settings, everything, needed & ~is_known, ~is_all)
     _, ties = kept_sums(prefix)
     return row, prefix._replace(end=prefix.end._replace(ties=ties))
+
+
+def _few(settings: RowSettings, n: int, vocabulary: int) -> Array:
+    """How many of n rows a search may weigh in groups, which costs three times as much a row."""
+    size = group_size(vocabulary)
+    # The step before top_p can, if there is one; elsewhere than on CPU it would weigh all rows.
+    most = 0 if settings.top_k is None else n // (3 * size) * size
+    few: Array = lax.platform_dependent(cpu=lambda: jnp.int32(most), default=lambda: jnp.int32(0))
+    return few
 
 
 def kept(logits: Array, prefix: Prefix) -> Array:

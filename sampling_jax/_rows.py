@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-GROUP = 2**17  # tokens of so many rows are searched at once on CPU
+GROUP = 2**17  # tokens of rows that are searched at once on CPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -108,6 +108,11 @@ def _as_bits(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
+def group_size(vocabulary: int) -> int:
+    """How many rows are searched at once on CPU."""
+    return max(1, GROUP // vocabulary)
+
+
 def where_wanted(
     function: Callable[[Rows, Array], Rows], wanted: Array, state: Rows, x: Array
 ) -> Rows:
@@ -117,7 +122,7 @@ def where_wanted(
     fill up the last few. What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape
-    size = max(1, GROUP // vocabulary)
+    size = group_size(vocabulary)
 
     def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
         result: Rows = jax.tree.map(lambda a, b: jnp.where(per_row(wanted, a), a, b), new, old)

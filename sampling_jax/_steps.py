@@ -34,7 +34,7 @@ def shorten(
       tops: those of their columns.
       everything: what all of each chunk weigh, wide [N, chunks], and zeros uint32 [N, chunks],
         stacked; read where top_p is on and top_k is off, and in rows that are not wanted.
-      unknown: bool [N], where that is to be found here; only if there is a step of top_k.
+      unknown: bool [N], rows of those where it is to be found here; none if there is no top_k.
     """
     k_on, p_on, _ = filters_on(settings, row.top)
     few = lane_tops(tops)

@@ -173,17 +173,17 @@ def _from_words(high: Array, low: Array) -> Wide:
 def fraction(bits: Array, number: Wide) -> Wide:
     """`floor(bits / 2**64 * number)` for `bits` [..., 2] uint32, the upper word first."""
     c2, c1, c0 = _product(bits, (number[0][..., None], number[1][..., None]))
-    # Of both words in line: words 3, 2 and 1, of which 3 and 2 remain after the division by 2**64.
+    # Words 3, 2 and 1 of what each word of the bits adds: 3 and 2 remain after division by 2**64.
     is_upper = jnp.broadcast_to(jnp.array([True, False]), bits.shape)
     parts = jnp.where(is_upper, c2, 0), jnp.where(is_upper, c1, c2), jnp.where(is_upper, c0, c1)
 
     def join(a: list[Array], b: list[Array]) -> list[Array]:
-        last = a[2] + b[2]
-        last_carried = _carried(last, a[2])
+        lowest = a[2] + b[2]
+        carried = _carried(lowest, a[2])
         low = a[1] + b[1]
         high = a[0] + b[0] + _carried(low, a[1])
-        low = low + last_carried
-        return [high + _carried(low, last_carried), low, last]
+        low = low + carried
+        return [high + _carried(low, carried), low, lowest]
 
     # As one reduce it is computed once; else a compiler does it anew wherever it is used.
     start = [jnp.uint32(0)] * 3

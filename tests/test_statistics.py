@@ -144,14 +144,11 @@ def count(tokens, v):
     return np.array([np.bincount(row, minlength=v) for row in tokens])
 
 
-@number_of_draws
 @pytest.mark.parametrize(
-    "case",
+    ("case", "n"),
     [
-        pytest.param(case, marks=pytest.mark.slow)
-        if "float16" in case or case in ("real", "top_p")
-        else case
-        for case in CASES
+        *((case, DRAWS) for case in ("flat", "zipf", "tail", "all")),
+        *(pytest.param(case, 2**20, marks=pytest.mark.slow) for case in CASES),
     ],
 )
 def test_draws_follow_the_probabilities(case, n):
