@@ -69,6 +69,7 @@ def shorten(
             size = _wide.widen(jnp.full_like(top_k, logits.shape[1]))
             all_weigh = _wide.select(counts, size, total)
         least = rank(jnp.where(counts, -jnp.inf, weightless))
+        least = jnp.maximum(least, rank(prefix.end.value))  # what is below is not kept
         is_asked = is_last | (p_on & (k_on | unknown))
         asked = is_asked.astype(jnp.uint32) * ASKED
         status = jnp.where(wanted | unknown, asked, jnp.uint32(TOLD))
