@@ -147,6 +147,17 @@ def pivots_of(bracket: Bracket) -> Array:
 
 
 @traced_once
+def in_order(pivots: Array) -> Array:
+    """Ranks int32 [N, P], sorted on CPU, for loops over many logits.
+
+    There XLA makes one slow function in one thread of a loop that it takes for small, unless there
+    is a sort in it.
+    """
+    result: Array = lax.platform_dependent(pivots, cpu=jnp.sort, default=lambda pivots: pivots)
+    return result
+
+
+@traced_once
 def inside(bracket: Bracket, pivots: Array) -> Array:
     """Ranks int32 [N, P] moved into a bracket, where they can tell something."""
     last = before(bracket.high)

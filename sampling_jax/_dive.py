@@ -6,6 +6,7 @@ from jax import Array, lax
 from sampling_jax._bracket import (
     Bracket,
     before,
+    in_order,
     is_open,
     learn,
     missing,
@@ -72,6 +73,7 @@ def _narrow(bracket: Bracket, x: Array, weigh: Weigh, first: Array) -> Bracket:
 
 def _learn_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> Bracket:
     """Tighten a bracket by what lies above pivots [N, P] in it, in one pass."""
+    pivots = in_order(pivots)
     bounds = value_of(pivots)[:, None, :, None, None]
     x, weights = (in_blocks(v)[:, :, None] if v.ndim else v for v in (x, weights))
     masses = sum_blocks(jnp.where(x >= bounds, weights, 0))

@@ -8,6 +8,7 @@ from sampling_jax._bracket import (
     Bracket,
     after,
     before,
+    in_order,
     inside,
     is_open,
     learn,
@@ -53,7 +54,7 @@ def settle(bracket: Bracket, tops: Tops, base: Wide, weigh: Weigh) -> Bracket:
         is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
         upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
         pivots = jnp.where(is_first, least[:, None], pivots_of(bracket))
-        pivots = inside(upper, pivots)
+        pivots = in_order(inside(upper, pivots))
         masses, lows, highs = _weigh(tops.logits, weights, value_of(pivots))
         masses = _wide.add(_wide.column(base), masses)
         highs = jnp.maximum(after(rank(highs)), least[:, None])

@@ -212,6 +212,18 @@ def test_an_end_at_the_number_below_zero():
         assert number_kept(x, top_k=k) == k
 
 
+def test_no_loop_is_taken_for_a_small_one():
+    """XLA's CPU compiler may make one slow function of it, as it does of JAX's random bits."""
+
+    def small_loops(function, *arguments):
+        program = jax.jit(function).lower(jax.random.key(0), *arguments).compile()
+        return program.as_text().count("xla_cpu_small_call")
+
+    of_bits = small_loops(lambda key: jax.random.bits(key, (1, 2), jnp.uint32))
+    x = jnp.zeros((1, 8192), jnp.float32)
+    assert small_loops(lambda key, x: sample(key, x, top_k=50), x) == of_bits
+
+
 def test_zeros_below_a_larger_logit():
     x = np.full((ROWS, V), -1, np.float32)
     x[:, :9000], x[:, 10000] = 0, 1
