@@ -96,8 +96,8 @@ def is_positive(number: Wide) -> Array:
 
 
 def column(number: Wide) -> Wide:
-    """[N] as [N, 1]."""
-    return number[0][:, None], number[1][:, None]
+    """[...] as [..., 1]."""
+    return number[0][..., None], number[1][..., None]
 
 
 def approximate(number: Wide) -> Array:
@@ -172,10 +172,10 @@ def _from_words(high: Array, low: Array) -> Wide:
 
 def fraction(bits: Array, number: Wide) -> Wide:
     """`floor(bits / 2**64 * number)` for `bits` [..., 2] uint32, the upper word first."""
-    c2, c1, c0 = _product(bits, (number[0][..., None], number[1][..., None]))
+    c2, c1, c0 = _product(bits, column(number))
     # Words 3, 2 and 1 of what each word of the bits adds: 3 and 2 remain after division by 2**64.
     is_upper = jnp.broadcast_to(jnp.array([True, False]), bits.shape)
-    parts = jnp.where(is_upper, c2, 0), jnp.where(is_upper, c1, c2), jnp.where(is_upper, c0, c1)
+    parts = [jnp.where(is_upper, c2, 0), jnp.where(is_upper, c1, c2), jnp.where(is_upper, c0, c1)]
 
     def join(a: list[Array], b: list[Array]) -> list[Array]:
         lowest = a[2] + b[2]
@@ -187,7 +187,7 @@ def fraction(bits: Array, number: Wide) -> Wide:
 
     # As one reduce it is computed once; else a compiler does it anew wherever it is used.
     start = [jnp.uint32(0)] * 3
-    high, low, _ = lax.reduce(list(parts), start, join, (bits.ndim - 1,))
+    high, low, _ = lax.reduce(parts, start, join, (bits.ndim - 1,))
     return _from_words(high, low)
 
 

@@ -57,11 +57,7 @@ FALSE_POSITIVES = 1e-4
 # and one of test_mirostat.
 TESTS = 2 * (len(CASES) + 2 * len(PAIRS)) + 7
 ALPHA = FALSE_POSITIVES / TESTS
-DRAWS = 2**17
-
-number_of_draws = pytest.mark.parametrize(
-    "n", [DRAWS, pytest.param(2**20, marks=pytest.mark.slow)], ids="{} draws".format
-)
+DRAWS, SLOW_DRAWS = 2**17, 2**20
 
 
 @partial(jax.jit, static_argnames="steps")
@@ -148,7 +144,7 @@ def count(tokens, v):
     ("case", "n"),
     [
         *((case, DRAWS) for case in ("flat", "zipf", "tail", "all")),
-        *(pytest.param(case, 2**20, marks=pytest.mark.slow) for case in CASES),
+        *(pytest.param(case, SLOW_DRAWS, marks=pytest.mark.slow) for case in CASES),
     ],
 )
 def test_draws_follow_the_probabilities(case, n):
@@ -239,7 +235,7 @@ def pair_p_values(tokens):
     return stats.chi2.sf(statistic, freedom), 2 * stats.norm.sf(z)
 
 
-@number_of_draws
+@pytest.mark.parametrize("n", [DRAWS, pytest.param(SLOW_DRAWS, marks=pytest.mark.slow)])
 @pytest.mark.parametrize("kind", PAIRS)
 def test_draws_are_independent(kind, n):
     """Detects 3 pairs in 200 that repeat themselves, or a correlation of 0.03; slow: a third."""
