@@ -13,10 +13,11 @@ from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
 from sampling_jax._checks import static_integer
 from sampling_jax._chunks import chunk_sums, to_chunks
+from sampling_jax._draw import draw, keep
 from sampling_jax._locate import draw_by
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
-from sampling_jax._sample import draw, flat_draws, keep
+from sampling_jax._sample import flat_draws
 from sampling_jax._weights import Row, clean, row_weights, scale
 from sampling_jax._wide import Wide
 

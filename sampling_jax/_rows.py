@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-GROUP = 2**17  # tokens of rows that are searched at once on CPU
+GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -34,6 +34,13 @@ def alike(values: Rows) -> Rows:
 def per_row(value: Array, like: Array) -> Array:
     """[N] reshaped to broadcast against [N, ...]."""
     return value.reshape(value.shape + (1,) * (like.ndim - 1))
+
+
+def at(x: Array, place: Array) -> Array:
+    """[N] of x [N, n], at int32 [N] in each row, or at the nearest there is."""
+    n = x.shape[1]
+    start = lax.iota(jnp.int32, len(x)) * n  # as one axis, or a compiler computes pairs first
+    return x.reshape(-1).at[start + jnp.clip(place, 0, n - 1)].get(mode="promise_in_bounds")
 
 
 def taken(take: Callable[[Array], Array], x: Array) -> Array:
@@ -108,21 +115,26 @@ def _as_bits(x: Array, dtype: Any) -> Array:
     return x if x.dtype == dtype else lax.bitcast_convert_type(x, dtype)
 
 
-def group_size(vocabulary: int) -> int:
-    """How many rows are searched at once on CPU."""
-    return max(1, GROUP // vocabulary)
+def group_size(vocabulary: int, tokens: int = GROUP) -> int:
+    """How many rows are searched at once: on CPU, or in groups of so many tokens."""
+    return max(1, tokens // vocabulary)
 
 
 def where_wanted(
-    function: Callable[[Rows, Array], Rows], wanted: Array, state: Rows, x: Array
+    function: Callable[[Rows, Array], Rows],
+    wanted: Array,
+    state: Rows,
+    x: Array,
+    size: int | None = None,
 ) -> Rows:
     """`function(state, x)` of arrays [N, ...] in the rows bool [N] wanted, else `state`.
 
-    On CPU a few of the wanted rows after another, so that others cost nothing, but for those that
-    fill up the last few. What the function gives for other rows, or twice for one, is dropped.
+    A few of the wanted rows after another, so that others cost nothing, but for those that fill up
+    the last few: `size` of them or, where that is None, as suits a CPU, and all at once elsewhere.
+    What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape
-    size = group_size(vocabulary)
+    few, size = size, size or group_size(vocabulary)
 
     def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
         result: Rows = jax.tree.map(lambda a, b: jnp.where(per_row(wanted, a), a, b), new, old)
@@ -150,6 +162,8 @@ def where_wanted(
     def of_all(*rows: Any) -> Rows:
         if n <= size:
             return whole(*rows)
+        if few is not None:
+            return by_parts(*rows)
         result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
         return result
 

@@ -1,23 +1,16 @@
 """One token for each row of logits."""
 
 import math
-from collections.abc import Callable
-from typing import NamedTuple
 
 import jax
 import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._greedy import most_likely
-from sampling_jax._locate import Prefix, locate
-from sampling_jax._mass import mass
-from sampling_jax._prefix import find_prefix
-from sampling_jax._rows import Rows, alike, fold_vmap
-from sampling_jax._weights import Row, is_greedy, plain, row_weights
+from sampling_jax._draw import draw, drawn
+from sampling_jax._rows import fold_vmap
 
 
 def sample(
@@ -108,53 +101,7 @@ def flat_draws(
     return result
 
 
-def most_likely_or(
-    draws: Callable[..., Rows],
-    bits: Array,
-    logits: Array,
-    settings: RowSettings,
-    of: Callable[[Array], Rows],
-) -> Rows:
-    """`of` the most likely tokens [N] if all rows are greedy, else `draws` of the rest."""
-    settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0], jnp.int32), logits[:, 0]))
-    result: Rows = lax.cond(
-        jnp.all(is_greedy(settings.temperature)),
-        lambda: of(most_likely(logits) + zero),
-        lambda: draws(bits, logits, settings),
-    )
-    return result
-
-
 @fold_vmap
 def _sample_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
-    return most_likely_or(_draw_rows, bits, logits, settings, lambda tokens: tokens)
-
-
-def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> Array:
-    return draw(bits, keep(logits, settings))
-
-
-class Kept(NamedTuple):
-    """What there is to draw from in N rows."""
-
-    logits: Array  # float32, or narrower, [N, V]
-    row: Row
-    prefix: Prefix
-    greedy: Array  # bool [N]
-
-
-def keep(logits: Array, settings: RowSettings) -> Kept:
-    """What settings [N] keep of logits [N, V]."""
-    logits = plain(logits)
-    return Kept(logits, *find_prefix(logits, settings), is_greedy(settings.temperature))
-
-
-def draw(bits: Array, kept: Kept) -> Array:
-    """int32 [N] from bits [N, 2]."""
-    logits, row, prefix, greedy = kept
-    # A greedy row weighs only its largest logits; with no randomness it takes the first of them.
-    bits = jnp.where(greedy[:, None], jnp.uint32(0), bits)
-    rest = _wide.fraction(bits, mass(prefix, row))
-    token = locate(lambda x: row_weights(row, x), logits, prefix, rest)
-    return jnp.where(row.top > -jnp.inf, token, -1)
+    return drawn(draw, lambda tokens: tokens, bits, logits, settings)

@@ -9,9 +9,10 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
+from sampling_jax._draw import Kept, draw, drawn
 from sampling_jax._mass import mass
 from sampling_jax._rows import fold_vmap, taken
-from sampling_jax._sample import Kept, draw, flat_draws, keep, most_likely_or
+from sampling_jax._sample import flat_draws
 from sampling_jax._weights import clean
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
@@ -72,11 +73,10 @@ def _rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Arr
     def certain(token: Array) -> tuple[Array, Array]:
         return token, jnp.where(token >= 0, jnp.float32(0), -jnp.inf)
 
-    return most_likely_or(_draw_rows, bits, logits, settings, certain)
+    return drawn(_draw, certain, bits, logits, settings)
 
 
-def _draw_rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Array]:
-    kept = keep(logits, settings)
+def _draw(bits: Array, kept: Kept) -> tuple[Array, Array]:
     token = draw(bits, kept)
     return token, _logprob(kept, token)
 

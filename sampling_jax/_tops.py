@@ -38,7 +38,7 @@ def _columns(x: Array) -> Array:
     # One reduce over sorted quarters of a column: as separate results, each would cost as much.
     quarters = numbers(x).reshape(n, chunks, rows // (4 * first), 4, first, lanes)
     sorted_fours = _sort([quarters[:, :, :, i] for i in range(4)])
-    return jnp.stack(_largest_of(_largest_of(sorted_fours, 3), 2), axis=2)
+    return jnp.stack(largest_of(largest_of(sorted_fours, 3), 2), axis=2)
 
 
 def lane_tops(tops: Tops) -> Tops:
@@ -54,13 +54,13 @@ def lane_tops(tops: Tops) -> Tops:
     x = x.reshape(n, groups, 2, quarter, 2, depth, lanes)
     order = [(0, i) for i in range(depth)] + [(1, i) for i in reversed(range(depth))]
     merged = _merge([x[:, :, side, :, :, i] for side, i in order])
-    x = jnp.stack(_largest_of(_largest_of(merged, 3), 2), axis=2)
+    x = jnp.stack(largest_of(largest_of(merged, 3), 2), axis=2)
     return Tops(x, jnp.maximum(floor, jnp.max(x[:, :, -1], axis=(1, 2))))
 
 
-def _largest_of(lists: Sequence[Array], axis: int) -> list[Array]:
+def largest_of(lists: Sequence[Array], axis: int, least: float = -jnp.inf) -> list[Array]:
     """The largest along an axis, sorted, as many as there are in each of the sorted lists."""
-    start = [jnp.float32(-jnp.inf)] * len(lists)
+    start = [jnp.asarray(least, lists[0].dtype)] * len(lists)
     result: list[Array] = lax.reduce(list(lists), start, _largest, (axis,))
     return result
 

@@ -39,6 +39,7 @@ def test_nan_checks_and_64_bit_types(x64, v):
         assert process_logits(x, **settings).dtype == np.float32
 
 
+@pytest.mark.slow
 def test_filters_alone_with_64_bit_types():
     """A setting that is not given has a dtype of its own."""
     x = make_logits(0, (3, 130))
