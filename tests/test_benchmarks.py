@@ -36,6 +36,17 @@ def test_sweep_table(tmp_path, capsys):
     assert "largest ratio of neighbours: " in capsys.readouterr().out
 
 
+@pytest.mark.slow
+def test_table_of_a_gpu_wherever_it_runs(tmp_path, capsys):
+    import gpu
+
+    gpu.main([*TINY, "--setting", "T", "--output", str(tmp_path / "gpu")])
+    assert "[2, 512] float32, real logits" in capsys.readouterr().out
+    (record,) = json.loads((tmp_path / "gpu.json").read_text())["records"]
+    assert record["calls"]["T"]["ratio"] > 0
+    assert record["calls"]["jax.random.categorical (T)"]["ms"] > 0
+
+
 def test_every_kind_of_logits_and_setting():
     import cells
 
