@@ -87,6 +87,8 @@ def _by_search(
 
 def _by_sort(draws: Draws[Rows], bits: Array, logits: Array, settings: RowSettings) -> Rows:
     x = plain(logits)
+    settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0]), x[:, 0]))
+    bits = bits + zero[:, None]
 
     def by_passes(bits: Array, x: Array, settings: RowSettings) -> Rows:
         row, prefix = whole_prefix(x, settings)

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
-GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once
+GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once, on CPU and on a GPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -38,9 +38,8 @@ def per_row(value: Array, like: Array) -> Array:
 
 def at(x: Array, place: Array) -> Array:
     """[N] of x [N, n], at int32 [N] in each row, or at the nearest there is."""
-    n = x.shape[1]
-    start = lax.iota(jnp.int32, len(x)) * n  # as one axis, or a compiler computes pairs first
-    return x.reshape(-1).at[start + jnp.clip(place, 0, n - 1)].get(mode="promise_in_bounds")
+    place = jnp.clip(place, 0, x.shape[1] - 1)
+    return x.at[lax.iota(jnp.int32, len(x)), place].get(mode="promise_in_bounds")
 
 
 def taken(take: Callable[[Array], Array], x: Array) -> Array:
@@ -116,7 +115,7 @@ def _as_bits(x: Array, dtype: Any) -> Array:
 
 
 def group_size(vocabulary: int, tokens: int = GROUP) -> int:
-    """How many rows are searched at once: on CPU, or in groups of so many tokens."""
+    """How many rows of a vocabulary make a group of so many tokens, or one that suits a CPU."""
     return max(1, tokens // vocabulary)
 
 
@@ -134,7 +133,7 @@ def where_wanted(
     What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape
-    few, size = size, size or group_size(vocabulary)
+    is_given, size = size is not None, size or group_size(vocabulary)
 
     def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
         result: Rows = jax.tree.map(lambda a, b: jnp.where(per_row(wanted, a), a, b), new, old)
@@ -162,7 +161,7 @@ def where_wanted(
     def of_all(*rows: Any) -> Rows:
         if n <= size:
             return whole(*rows)
-        if few is not None:
+        if is_given:
             return by_parts(*rows)
         result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
         return result

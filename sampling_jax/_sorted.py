@@ -13,7 +13,7 @@ from sampling_jax._chunks import LANES, first_light, to_chunks
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix, Weigh, all_above
 from sampling_jax._mass import mass
-from sampling_jax._rows import at, per_row
+from sampling_jax._rows import alike, at, per_row
 from sampling_jax._tops import DEPTH, Tops, largest_of
 from sampling_jax._weights import Row, clean, numbers, row_weights, scale
 from sampling_jax._wide import Wide
@@ -40,9 +40,10 @@ def sorted_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix, Ar
 
 
 def whole_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
-    """The same by passes over all logits, and right in all rows."""
+    """What settings [N] keep of logits [N, V], clean or not, by passes over all of them."""
     x = to_chunks(logits)
     top = clean(jnp.max(jnp.max(numbers(x), axis=(2, 3)), axis=1))
+    settings, top = alike((settings, top))
     row = Row(top, scale(settings.temperature))
     everything = _chunk_sums(row_weights(row, x))
     if settings.top_k is settings.top_p is settings.min_p is None:
@@ -84,8 +85,8 @@ def _value(key: Array) -> Array:
 
 
 def _columns(keys: Array) -> tuple[list[Array], list[Array]]:
-    """The largest few [N, chunks, lanes] each of the columns of keys [N, chunks, rows, lanes]; and
-    what those are above, if there is more.
+    """The largest few [N, chunks, lanes] each of the columns of keys [N, chunks, rows, lanes]; and,
+    if there is more, the least of them: what is left out is at most those.
     """
     n, chunks, rows, lanes = keys.shape
     if rows <= DEPTH:
@@ -101,7 +102,7 @@ def _columns(keys: Array) -> tuple[list[Array], list[Array]]:
 def _lanes(columns: list[Array], floors: list[Array]) -> tuple[list[Array], list[Array]]:
     """The same of the lanes of groups of chunks, twice as deep."""
     n, chunks, lanes = columns[0].shape
-    if chunks <= SIDE // 4:
+    if chunks <= SIDE // 4:  # few enough to sort the tops of columns
         return columns, floors
     size = min(chunks, SIDE)
     padding = ((0, 0), (0, -chunks % size), (0, 0))
@@ -167,7 +168,7 @@ def _end_of_all(x: Array, row: Row, settings: RowSettings, total: Wide) -> End:
 
     if settings.top_k is not None:
         target = _wide.widen(settings.top_k.astype(jnp.uint32))
-        end = lax.cond(  # rows that end deep seldom have it
+        end = lax.cond(  # rows that end deep seldom have a top_k
             jnp.any(k_on),
             lambda: shorter(k_on, lambda x: jnp.ones_like(x, jnp.uint32), target),
             lambda: end,
@@ -212,7 +213,7 @@ def _shortest(x: Array, weigh: Weigh, target: Wide) -> End:
 def _running_sums(number: Wide) -> Wide:
     """Inclusive running sums wide [N, n]."""
     n, size = number[0].shape
-    if size > LANES:  # and a multiple of that
+    if size > LANES:  # and a multiple of BLOCK
         blocks = _running_sums((number[0].reshape(-1, BLOCK), number[1].reshape(-1, BLOCK)))
         inside = [part.reshape(n, -1, BLOCK) for part in blocks]
         last = inside[0][:, :, -1], inside[1][:, :, -1]

@@ -379,7 +379,9 @@ def test_other_key_implementations():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sharded", ["settings", "all", "logits", "all, searched in parts"])
+@pytest.mark.parametrize(
+    "sharded", ["settings", "all", "logits", "keys", "all but settings", "all, searched in parts"]
+)
 def test_shard_map(sharded):
     shape = (16, 50000) if "parts" in sharded else (8, 300)
     x = make_logits(0, shape)
@@ -387,11 +389,11 @@ def test_shard_map(sharded):
     row_keys = jax.random.split(jax.random.key(0), shape[0])
     mesh = jax.make_mesh((4,), ("rows",), axis_types=(jax.sharding.AxisType.Auto,))
     rows, one = jax.sharding.PartitionSpec("rows"), jax.sharding.PartitionSpec()
+    numbers = {"temperature": 0.8, "top_k": 5, "top_p": 0.9}
     arguments, specs = {
-        "logits": (
-            (row_keys[0], x, {"temperature": 0.8, "top_k": 5, "top_p": 0.9}),
-            (one, rows, one),
-        ),
+        "logits": ((row_keys[0], x, numbers), (one, rows, one)),
+        "keys": ((row_keys, x[:2], numbers), (rows, one, one)),
+        "all but settings": ((row_keys, x, numbers), (rows, rows, one)),
         "settings": ((row_keys[:2], x[:2], settings), (one, one, rows)),
         "all": ((row_keys, x, settings), (rows, rows, rows)),
     }[sharded.split(",")[0]]
@@ -400,7 +402,7 @@ def test_shard_map(sharded):
     expected = []
     for i in range(parts):
         shard = [
-            jax.tree.map(lambda a, i=i: jnp.split(jnp.asarray(a), parts)[i], argument)
+            jax.tree.map(lambda a, i=i: a[i * len(a) // parts :][: len(a) // parts], argument)
             if spec == rows and parts > 1
             else argument
             for argument, spec in zip(arguments, specs, strict=True)

@@ -17,9 +17,10 @@ from inputs import (
 )
 from jax.extend.core import ClosedJaxpr
 from test_paths import OFF, PATHS, many_rows
-from test_sample import test_no_device_gathers_the_logits  # noqa: F401  # here on this path
+from test_sample import test_no_device_gathers_the_logits, test_shard_map  # noqa: F401
+from test_strict_settings import test_nan_checks_and_64_bit_types  # noqa: F401
 
-from sampling_jax import _draw, reference, sample, sample_with_logprobs
+from sampling_jax import _draw, log_prob, reference, sample, sample_with_logprobs
 from sampling_jax._arguments import Settings, check, flat_settings
 from sampling_jax._sorted import _key, _value, sorted_prefix
 from sampling_jax._weights import clean
@@ -77,7 +78,7 @@ def test_every_structure_of_settings(v, structure):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("size", [5, 24])
+@pytest.mark.parametrize("size", [5, 24])  # and all 24 rows at once
 def test_rows_that_need_passes_in_groups(size, monkeypatch):
     rng = np.random.default_rng(1)
     x = many_rows(rng)
@@ -102,20 +103,20 @@ def test_keys_order_floats_and_put_nan_first(x):
 
 @pytest.mark.slow
 def test_logprobs():
-    x = make_logits(0, (6, 300), "normal", "-inf")
-    tokens, logprobs = sample_with_logprobs(jax.random.key(0), x, 0.7, 50, 0.9)
-    np.testing.assert_array_equal(tokens, reference.sample(jax.random.key(0), x, 0.7, 50, 0.9))
-    assert (np.asarray(logprobs) <= 0).all()
+    x, settings = make_logits(0, (6, 300), "normal", "-inf"), (0.7, 50, 0.9)
+    tokens, logprobs = sample_with_logprobs(jax.random.key(0), x, *settings)
+    np.testing.assert_array_equal(tokens, reference.sample(jax.random.key(0), x, *settings))
+    np.testing.assert_allclose(logprobs, log_prob(x, tokens, *settings), rtol=1e-5, atol=1e-6)
 
 
 def primitives(jaxpr):
     """The names of what a program does one after another, without the insides of branches."""
     for equation in jaxpr.eqns:
-        inside = [v for v in equation.params.values() if isinstance(v, ClosedJaxpr)]
-        if equation.primitive.name == "cond" or not inside:
-            yield equation.primitive.name
-        else:
-            yield from primitives(inside[0].jaxpr)
+        yield equation.primitive.name
+        if equation.primitive.name != "cond":
+            for value in equation.params.values():
+                if isinstance(value, ClosedJaxpr):
+                    yield from primitives(value.jaxpr)
 
 
 def test_the_host_is_asked_once_and_last():
@@ -126,6 +127,8 @@ def test_the_host_is_asked_once_and_last():
 
     program = jax.make_jaxpr(step)(jax.random.key(0), np.zeros((4, 70000), np.float32))
     done = list(primitives(program.jaxpr))
+    loops = jax.make_jaxpr(lambda: jax.lax.fori_loop(0, jnp.int32(2), lambda i, x: x + i, 0))()
+    assert {"while", "scan"} & set(primitives(loops.jaxpr))
     assert not {"while", "scan"} & set(done)
     assert done.count("cond") == 1
     assert set(done[done.index("cond") :]) <= {"cond", "reshape"}
