@@ -13,9 +13,10 @@ from sampling_jax._arguments import RowSettings
 from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
 from sampling_jax._mass import mass
+from sampling_jax._passes import whole_prefix
 from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, where_wanted
-from sampling_jax._sorted import sorted_prefix, whole_prefix
+from sampling_jax._sorted import sorted_prefix
 from sampling_jax._weights import Row, is_greedy, plain, row_weights
 
 

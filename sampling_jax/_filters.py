@@ -21,6 +21,12 @@ def filters_on(settings: RowSettings, like: Array) -> tuple[Array, Array, Array]
     )
 
 
+def is_any_on(settings: RowSettings, top: Array) -> Array:
+    """Bool [N]: whether anything is filtered, and there is anything: a largest logit [N]."""
+    k_on, p_on, m_on = filters_on(settings, top)
+    return (k_on | p_on | m_on) & (top > -jnp.inf)
+
+
 def top_p_target(top_p: Array, total: Wide) -> Wide:
     """The weight that the tokens kept by top_p reach, where it is on."""
     return _wide.ceil_share(jnp.where(top_p < 1, jnp.maximum(top_p, 0), 0), total)

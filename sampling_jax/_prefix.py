@@ -6,7 +6,7 @@ from jax import Array, lax
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
-from sampling_jax._filters import filters_on
+from sampling_jax._filters import filters_on, is_any_on
 from sampling_jax._locate import Prefix, all_above, locate
 from sampling_jax._mass import kept_sums, stacked
 from sampling_jax._rows import alike, group_size, per_row
@@ -30,19 +30,18 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     tops = column_tops(logits)
     settings, top = alike((settings, jnp.max(tops.logits, axis=(1, 2, 3))))
     row = Row(top, scale(settings.temperature))
-    k_on, p_on, m_on = filters_on(settings, top)
-    # Nothing to search where nothing is filtered, or there is nothing at all.
-    is_all = ~(k_on | p_on | m_on) | (top == -jnp.inf)
+    k_on, p_on, _ = filters_on(settings, top)
+    wanted = is_any_on(settings, top)
     zero = jnp.zeros_like(top, jnp.uint32)
     nothing = jnp.broadcast_to(zero[:, None], tops.logits.shape[:2])
-    needed = is_all | (p_on & ~k_on)
+    needed = ~wanted | (p_on & ~k_on)
     is_known = jnp.sum(needed, dtype=jnp.int32) > _few(settings, *logits.shape)
     everything = lax.cond(
         is_known,
         lambda: stacked((sums(), nothing)),
         lambda: stacked(((nothing, nothing), nothing)),
     )
-    prefix = shorten(logits, tops, row, settings, everything, needed & ~is_known, ~is_all)
+    prefix = shorten(logits, tops, row, settings, everything, needed & ~is_known, wanted)
     _, ties = kept_sums(prefix)
     return row, prefix._replace(end=prefix.end._replace(ties=ties))
 
