@@ -148,7 +148,9 @@ def where_wanted(
         def part(i: Array, result: Rows) -> Rows:
             start = jnp.minimum(i * size, n - size)  # the last part may overlap the one before it
             rows = lax.dynamic_slice_in_dim(order, start, size)
-            new = function(*rows_at(rows, (state, x)))
+            # With a barrier, or a compiler copies all of narrow logits before the loop.
+            rows, every = lax.optimization_barrier((rows, x))
+            new = function(*rows_at(rows, (state, every)))
             put: Rows = jax.tree.map(
                 lambda old, new: lax.dynamic_update_slice_in_dim(old, new, start, 0), result, new
             )

@@ -1,5 +1,7 @@
 """Every path of the search gives the tokens of the specification, on input that forces it."""
 
+import re
+
 import jax
 import jax.numpy as jnp
 import ml_dtypes
@@ -222,6 +224,16 @@ def test_no_loop_is_taken_for_a_small_one():
     of_bits = small_loops(lambda key: jax.random.bits(key, (1, 2), jnp.uint32))
     x = jnp.zeros((1, 8192), jnp.float32)
     assert small_loops(lambda key, x: sample(key, x, top_k=50), x) == of_bits
+
+
+@pytest.mark.slow
+def test_narrow_logits_are_not_copied():
+    """Rows that end deep are taken out of them in a loop, of which a compiler may take too much."""
+    x = jnp.zeros((24, V), jnp.bfloat16)
+    program = jax.jit(sample).lower(jax.random.key(0), x, 1.0, None, 0.9).compile().as_text()
+    whole = rf"u16\[24,{V}\]"
+    assert re.search(whole, program)  # else it is written otherwise, and this tells nothing
+    assert not re.search(rf"ROOT \S+ = {whole}", program)
 
 
 def test_zeros_below_a_larger_logit():
