@@ -27,6 +27,7 @@ import cells
 import jax
 import jax.numpy as jnp
 import plots
+import report
 import timing
 from samplers import PEERS
 
@@ -147,8 +148,8 @@ def main(command_line: list[str] | None = None) -> None:
     for point in itertools.product(*axes.values()):
         record = time_cell(dict(zip(axes, point, strict=True)), arguments)
         records.append(record)
-        batch, vocabulary, dtype, logits = point
-        print(f"\n[{batch}, {vocabulary}] {dtype}, {logits} logits")
+        print(f"\n{report.title(record)}")
+        batch, vocabulary, dtype, _ = point
         read = batch * vocabulary * jnp.dtype(dtype).itemsize / rate
         for name, of in record["calls"].items():
             line = f"{name:38} {of['ms']:8.3f} ms {of['ratio']:7.2f} x softmax"

@@ -99,23 +99,23 @@ def plain_jax() -> dict[str, tuple[str, Sampler]]:
     import jax
     import jax.numpy as jnp
 
-    def sort_and_draw(key: Any, x: Any) -> Any:
-        """The usual sampler: sort, accumulate, mask, draw V Gumbel numbers."""
-        order = jnp.argsort(x, descending=True)
-        ranked = jnp.take_along_axis(x, order, 1) / 0.8
-        ranked = jnp.where(jnp.arange(x.shape[1])[None] < 50, ranked, -jnp.inf)
+    def draw(key: Any, ranked: Any, order: Any) -> Any:
+        """A token of a ranking, after top-p, by Gumbel numbers for each of it."""
         probabilities = jax.nn.softmax(ranked)
         ranked = jnp.where(jnp.cumsum(probabilities, 1) - probabilities < 0.9, ranked, -jnp.inf)
         rank = jax.random.categorical(key, ranked)
         return jnp.take_along_axis(order, rank[:, None], 1)[:, 0]
 
+    def sort_and_draw(key: Any, x: Any) -> Any:
+        """The usual sampler: sort, accumulate, mask, draw V Gumbel numbers."""
+        order = jnp.argsort(x, descending=True)
+        ranked = jnp.take_along_axis(x, order, 1) / 0.8
+        ranked = jnp.where(jnp.arange(x.shape[1])[None] < 50, ranked, -jnp.inf)
+        return draw(key, ranked, order)
+
     def top_k_and_draw(key: Any, x: Any) -> Any:
         """Where only the first few count: no sort, where the device has such a top_k."""
-        ranked, order = jax.lax.top_k(x / 0.8, 50)
-        probabilities = jax.nn.softmax(ranked)
-        ranked = jnp.where(jnp.cumsum(probabilities, 1) - probabilities < 0.9, ranked, -jnp.inf)
-        rank = jax.random.categorical(key, ranked)
-        return jnp.take_along_axis(order, rank[:, None], 1)[:, 0]
+        return draw(key, *jax.lax.top_k(x / 0.8, 50))
 
     return {
         "lax.top_k, cumsum, categorical": ("k+p", top_k_and_draw),

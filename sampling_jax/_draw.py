@@ -19,6 +19,8 @@ from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, where_wanted
 from sampling_jax._sorted import sorted_prefix
 from sampling_jax._weights import Row, is_greedy, plain, row_weights
 
+Find = Callable[[Array, RowSettings], tuple[Row, Prefix]]
+
 
 class Kept(NamedTuple):
     """What there is to draw from in N rows."""
@@ -29,10 +31,10 @@ class Kept(NamedTuple):
     greedy: Array  # bool [N]
 
 
-def keep(logits: Array, settings: RowSettings) -> Kept:
+def keep(logits: Array, settings: RowSettings, find: Find = find_prefix) -> Kept:
     """What settings [N] keep of logits [N, V]."""
     logits = plain(logits)
-    return Kept(logits, *find_prefix(logits, settings), is_greedy(settings.temperature))
+    return Kept(logits, *find(logits, settings), is_greedy(settings.temperature))
 
 
 def draw(bits: Array, kept: Kept) -> Array:
@@ -91,16 +93,12 @@ def _by_sort(draws: Draws[Rows], bits: Array, logits: Array, settings: RowSettin
     settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0]), x[:, 0]))
     bits = bits + zero[:, None]
 
-    def by_passes(bits: Array, x: Array, settings: RowSettings) -> Rows:
-        row, prefix = whole_prefix(x, settings)
-        return draws(bits, Kept(x, row, prefix, is_greedy(settings.temperature)))
-
     if settings.top_k is settings.top_p is settings.min_p is None:
-        return by_passes(bits, x, settings)  # of which there are none
+        return draws(bits, keep(x, settings, whole_prefix))
 
     def again(state: Any, x: Array) -> Any:
         bits, settings, _ = state
-        return bits, settings, by_passes(bits, x, settings)
+        return bits, settings, draws(bits, keep(x, settings, whole_prefix))
 
     row, prefix, is_known = sorted_prefix(x, settings)
     rows = draws(bits, Kept(x, row, prefix, is_greedy(settings.temperature)))

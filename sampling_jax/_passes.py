@@ -26,7 +26,7 @@ def whole_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     top = clean(jnp.max(jnp.max(numbers(x), axis=(2, 3)), axis=1))
     settings, top = alike((settings, top))
     row = Row(top, scale(settings.temperature))
-    everything = chunk_sums(row_weights(row, x))
+    everything = chunk_sums_at_once(row_weights(row, x))
     if settings.top_k is settings.top_p is settings.min_p is None:
         return row, all_above(jnp.full_like(top, -jnp.inf), everything)
     x = clean(x).reshape(*x.shape[:2], -1)
@@ -103,8 +103,8 @@ def _shortest(x: Array, weigh: Weigh, target: Wide) -> End:
     return End(value, jnp.where(value > -jnp.inf, ties, 0))  # else all are kept
 
 
-def chunk_sums(weights: Array) -> Wide:
-    """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes], in one kernel."""
+def chunk_sums_at_once(weights: Array) -> Wide:
+    """The same as `_chunks.chunk_sums`, in fewer kernels of a GPU."""
     n, chunks, rows, lanes = weights.shape
     if rows % 2 == 0:  # two weights add up in 32 bits
         pairs = weights.reshape(n, chunks, 2, rows // 2, lanes)

@@ -53,10 +53,10 @@ def taken(take: Callable[[Array], Array], x: Array) -> Array:
 def rows_at(ids: Array, values: Rows) -> Rows:
     """The rows of integer numbers [n], all below N, of arrays [N, ...]."""
 
-    def at(value: Array) -> Array:
+    def rows_of(value: Array) -> Array:
         return taken(lambda x: x.at[ids].get(mode="promise_in_bounds"), value)
 
-    result: Rows = jax.tree.map(at, values)
+    result: Rows = jax.tree.map(rows_of, values)
     return result
 
 

@@ -12,7 +12,7 @@ from sampling_jax._bracket import rank, value_of
 from sampling_jax._chunks import LANES, to_chunks
 from sampling_jax._filters import filters_on, is_any_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
-from sampling_jax._passes import chunk_sums, up_to
+from sampling_jax._passes import chunk_sums_at_once, up_to
 from sampling_jax._rows import at
 from sampling_jax._tops import DEPTH, Tops, largest_of
 from sampling_jax._weights import Row, clean, row_weights, scale
@@ -32,7 +32,7 @@ def sorted_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix, Ar
     columns, floors = _columns(_key(x))
     few = _ranking(*_lanes(columns, floors))
     row = Row(few.logits[:, 0], scale(settings.temperature))
-    everything = chunk_sums(row_weights(row, x))
+    everything = chunk_sums_at_once(row_weights(row, x))
     end, is_known = _end_of_few(few, row, settings, _wide.add_up(everything, axes=(1,)))
     prefix = up_to(end, row, settings, [_value(part) for part in columns], everything)
     return row, prefix, is_known | ~is_any_on(settings, row.top)

@@ -67,7 +67,7 @@ def test_each_path(name):
         *(pytest.param(300, s, marks=pytest.mark.slow) for s in STRUCTURES[1:]),
         *(
             pytest.param(v, STRUCTURES[-1], marks=pytest.mark.slow)
-            for v in (1, 5, 100, 2049, 70000)
+            for v in (1, 5, 100, 2049, 8200, 140001)
         ),
     ],
 )
