@@ -12,7 +12,6 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
-from sampling_jax._mass import mass
 from sampling_jax._passes import whole_prefix
 from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, where_wanted
@@ -42,8 +41,7 @@ def draw(bits: Array, kept: Kept) -> Array:
     logits, row, prefix, greedy = kept
     # A greedy row weighs only its largest logits; with no randomness it takes the first of them.
     bits = jnp.where(greedy[:, None], jnp.uint32(0), bits)
-    rest = _wide.fraction(bits, mass(prefix, row))
-    token = locate(lambda x: row_weights(row, x), logits, prefix, rest)
+    token = locate(partial(row_weights, row), logits, prefix, partial(_wide.fraction, bits))
     return jnp.where(row.top > -jnp.inf, token, -1)
 
 

@@ -1,11 +1,12 @@
 """A prefix of a ranking, and the token in it where a running sum of weights ends."""
 
 from collections.abc import Callable
+from functools import partial
 from typing import NamedTuple
 
 import jax.numpy as jnp
 import numpy as np
-from jax import Array
+from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._checks import places
@@ -39,20 +40,26 @@ def all_above(value: Array, sums: Wide) -> Prefix:
 
 
 def locate(
-    weigh: Weigh, x: Array, prefix: Prefix, rest: Wide, without: Array | None = None
+    weigh: Weigh,
+    x: Array,
+    prefix: Prefix,
+    bound_of: Callable[[Wide], Wide],
+    without: Array | None = None,
 ) -> Array:
-    """int32 [N]: the first id of a prefix whose running sum of weights exceeds `rest`.
+    """int32 [N]: the first id of a prefix whose running sum of weights exceeds a bound.
 
     Args:
       weigh: as the prefix was weighed.
       x: [N, V], what it is a prefix of: logits, clean or not, or weights.
-      rest: wide [N], less than the weight of the prefix.
+      bound_of: gives it, wide [N], of the weight of the prefix, wide [N], which is more.
       without: int32 [N, n], ids above the end that weigh nothing, and that the prefix leaves out;
         -1 is none.
     """
     end, above, tied = prefix
     each = weigh(end.value)
-    chunk, rest, ties = _descend(above, tied, each, end.ties, rest)
+    sums, kept = _running(above, tied, each, end.ties)
+    rest = bound_of((sums[0][:, -1], sums[1][:, -1]))
+    chunk, rest, ties = _first_over(rest, sums, kept, end.ties)
     start, x, is_own = chunk_of(x, chunk)
     rows, lanes = x.shape[1:]
     bound = per_row(end.value, x)
@@ -63,10 +70,12 @@ def locate(
         gone = places(without - start[:, None], rows * lanes)
         words = words.reshape(-1, rows * lanes).at[gone].set(0).reshape(words.shape)
     high, low, tied = _wide.sums(*_wide.widen(words & ~TIE), words // TIE, axes=(2,))
-    row, rest, ties = _descend(_wide.carry(high, low), tied, each, ties, rest)
+    running = _running(_wide.carry(high, low), tied, each, ties)
+    row, rest, ties = _first_over(rest, *running, ties)
     words = jnp.take_along_axis(words, row[:, None, None], axis=1)[:, 0]
     weights, is_tie = words & ~TIE, words // TIE
-    lane, _, _ = _descend(_wide.widen(weights), is_tie, each, ties, rest)
+    running = _running(_wide.widen(weights), is_tie, each, ties)
+    lane, _, _ = _first_over(rest, *running, ties)
     return start + row * lanes + lane
 
 
@@ -78,25 +87,33 @@ def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = Non
       sums: wide [N, chunks], of the weights, less those of the ids in `without`.
       without: as in `locate`.
     """
-    total = _wide.add_up(sums, axes=(1,))
-    prefix = all_above(jnp.zeros_like(total[0]), sums)
-    rest = _wide.fraction(bits, total)
+    prefix = all_above(jnp.zeros(len(weights), jnp.uint32), sums)
     flat = weights.reshape(len(weights), -1)
-    token = locate(lambda weights: weights, flat, prefix, rest, without)
-    return jnp.where(_wide.is_positive(total), token, -1)
+    token = locate(lambda weights: weights, flat, prefix, partial(_wide.fraction, bits), without)
+    return jnp.where(_wide.is_positive(_wide.add_up(sums, axes=(1,))), token, -1)
 
 
-def _descend(
-    above: Wide, tied: Array, each: Array, ties: Array, rest: Wide
-) -> tuple[Array, Wide, Array]:
-    """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
+def _running(above: Wide, tied: Array, each: Array, ties: Array) -> tuple[Wide, Array]:
+    """Running sums of parts [N, n]: of the weights, and of how many of the ties [N] are in them."""
     high, low, upto = _wide.running_sums(*above, tied)
-    most = ties[:, None]
-    kept = jnp.minimum(most, upto)
-    sums = _wide.add(_wide.carry(high, low), _wide.times(kept, each[:, None]))
-    # Running sums never fall, so those not over `rest` come first, and add up to the last of them.
+    kept = jnp.minimum(ties[:, None], upto)
+    return _wide.add(_wide.carry(high, low), _wide.times(kept, each[:, None])), kept
+
+
+def _first_over(rest: Wide, sums: Wide, kept: Array, ties: Array) -> tuple[Array, Wide, Array]:
+    """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
+    # Running sums never fall, so those not over `rest` come first.
     passed = ~_wide.greater(sums, _wide.column(rest))
-    parts = (passed.astype(jnp.uint32), kept - jnp.minimum(most, upto - tied), *above)
-    index, used, *done = _wide.sums(*(jnp.where(passed, p, 0) for p in parts), axes=(1,))
-    before = _wide.add(_wide.carry(*done), _wide.times(used, each))
-    return index.astype(jnp.int32), _wide.subtract(rest, before), ties - used
+    place = jnp.where(passed, lax.broadcasted_iota(jnp.uint32, passed.shape, 1) + 1, 0)
+
+    def later(a: list[Array], b: list[Array]) -> list[Array]:
+        return [jnp.where(a[0] > b[0], x, y) for x, y in zip(a, b, strict=True)]
+
+    index, high, low, used = lax.reduce([place, *sums, kept], [jnp.uint32(0)] * 4, later, (1,))
+    is_first = index == 0  # then what is with it means nothing
+    before = _wide.keep(~is_first, (high, low))
+    return (
+        index.astype(jnp.int32),
+        _wide.subtract(rest, before),
+        ties - jnp.where(is_first, 0, used),
+    )

@@ -1,6 +1,7 @@
 """Mirostat v2: tokens whose surprise is steered to a target, step by step."""
 
 import math
+from functools import partial
 
 import jax
 import jax.numpy as jnp
@@ -14,7 +15,6 @@ from sampling_jax._bits import check_key, random_bits
 from sampling_jax._checks import check_number, check_range, float32
 from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_chunks
 from sampling_jax._locate import End, Prefix, locate
-from sampling_jax._mass import mass
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
 from sampling_jax.reference import HEAVIEST, LOG2_E
@@ -104,8 +104,7 @@ def _mirostat(
     end = End(light, ((light == top) & (top > -jnp.inf)).astype(jnp.uint32))
     bound = per_row(end.value, x)
     prefix = Prefix(end, *sums_and_counts(jnp.where(x > bound, weights, 0), x == bound))
-    rest = _wide.fraction(bits, mass(prefix, row))
-    token = locate(lambda x: row_weights(row, x), logits, prefix, rest)
+    token = locate(partial(row_weights, row), logits, prefix, partial(_wide.fraction, bits))
 
     is_any = top > -jnp.inf
     token = jnp.where(is_any, token, -1)

@@ -41,9 +41,7 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
         lambda: stacked((sums(), nothing)),
         lambda: stacked(((nothing, nothing), nothing)),
     )
-    prefix = shorten(logits, tops, row, settings, everything, needed & ~is_known, wanted)
-    _, ties = kept_sums(prefix)
-    return row, prefix._replace(end=prefix.end._replace(ties=ties))
+    return row, shorten(logits, tops, row, settings, everything, needed & ~is_known, wanted)
 
 
 def _few(settings: RowSettings, n: int, vocabulary: int) -> Array:
@@ -57,14 +55,15 @@ def _few(settings: RowSettings, n: int, vocabulary: int) -> Array:
 
 def kept(logits: Array, prefix: Prefix) -> Array:
     """Bool [N, V]: which of the logits are in the prefix."""
-    value, ties = prefix.end
+    value = prefix.end.value
+    _, ties = kept_sums(prefix)
 
     def is_tie(x: Array) -> Array:
         return (x == per_row(value, x)).astype(jnp.uint32)
 
     nothing = _wide.keep(jnp.zeros_like(prefix.tied, bool), prefix.above)
     rest = _wide.widen(jnp.maximum(ties, 1) - 1)
-    last = locate(is_tie, logits, prefix._replace(above=nothing), rest)
+    last = locate(is_tie, logits, prefix._replace(above=nothing), lambda _: rest)
     x = clean(logits)
     is_in = (lax.broadcasted_iota(jnp.int32, x.shape, 1) <= last[:, None]) & (ties > 0)[:, None]
     bound = value[:, None]
