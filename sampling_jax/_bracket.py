@@ -88,17 +88,21 @@ def learn(
     low, high, reached, above, target = bracket
     is_missed = _wide.greater(_wide.column(target), masses)
     is_new = (is_open(bracket) & wanted)[:, None]
-    least, most = np.iinfo(np.int32).min, np.iinfo(np.int32).max
-    raises = jnp.where(is_new & ~is_missed, lows, least)
-    lowers = jnp.where(is_new & is_missed, highs, most)
-    sides = ((low, *reached, high, *above), (raises, *masses, lowers, *masses))
-    every = [jnp.concatenate([old[:, None], new], axis=1) for old, new in zip(*sides, strict=True)]
+    sides = (
+        (is_new & ~is_missed, (low, *reached), (lows, *masses)),
+        (is_new & is_missed, (high, *above), (highs, *masses)),
+    )
+    every = [
+        jnp.where(is_told, new, old[:, None])
+        for is_told, olds, news in sides
+        for old, new in zip(olds, news, strict=True)
+    ]
 
     def best(a: list[Array], b: list[Array]) -> list[Array]:
         is_better = [a[0] > b[0]] * 3 + [a[3] < b[3]] * 3
         return [jnp.where(c, x, y) for c, x, y in zip(is_better, a, b, strict=True)]
 
-    zero = jnp.uint32(0)
+    zero, least, most = jnp.uint32(0), np.iinfo(np.int32).min, np.iinfo(np.int32).max
     start = [jnp.int32(least), zero, zero, jnp.int32(most), zero, zero]
     low, *more = lax.reduce(every, start, best, (1,))  # one reduce, and nothing after it
     return Bracket(low, more[2], (more[0], more[1]), (more[3], more[4]), target)
@@ -141,9 +145,10 @@ def pivots_of(bracket: Bracket) -> Array:
     low, high, reached, above, _ = bracket
     bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, before(high)))
     guess = missing(bracket) / jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
-    shares = (jnp.clip(guess - NEAR, 0, 1), jnp.clip(guess + NEAR, 0, 1))
-    near = (rank(bottom * share + top * (1 - share)) for share in shares)
-    return inside(bracket, jnp.stack([middle(bracket), *near], axis=1))
+    share = jnp.clip(guess[:, None] + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
+    near = rank(bottom[:, None] * share + top[:, None] * (1 - share))
+    is_middle = jnp.array([[True, False, False]])
+    return inside(bracket, jnp.where(is_middle, middle(bracket)[:, None], near))
 
 
 @traced_once
