@@ -20,7 +20,7 @@ from sampling_jax._bracket import (
 )
 from sampling_jax._chunks import best_of_columns, in_blocks, sum_blocks
 from sampling_jax._guess import guesses
-from sampling_jax._locate import Weigh
+from sampling_jax._marks import Bits, Known, Weigh, known_of
 from sampling_jax._rows import packed, per_row, unpacked
 from sampling_jax._tops import Tops, column_tops, lane_tops
 from sampling_jax._wide import Wide
@@ -29,18 +29,22 @@ FEW = 256  # so many of a ranking are surely among the tops of its lanes, if the
 ROUNDS = 8  # passes over all logits before a look at the tops of what is left
 
 
-def dive(bracket: Bracket, few: Tops, x: Array, weigh: Weigh) -> tuple[Bracket, Tops]:
+def dive(bits: Bits, left: Array, like: Known, x: Array, weigh: Weigh) -> tuple[Bits, Array]:
     """Tighten brackets by passes over all logits x [N, chunks, rows, lanes], until few of them are
-    left above an end; and the tops of those left, or else `few`.
+    left above an end; and the tops of those, or else what was `left`.
     """
+    bracket, marks = known_of(bits, like)
     bracket = raised(bracket, rank(_least(x)))
-    bracket = _narrow(bracket, x, weigh, guesses(bracket, x, weigh))
+    first = guesses(bracket, x, lambda x: weigh(marks.row, x))
+    own = _narrow((packed(bracket), bits[1]), x, like, weigh, first)
+    bracket = unpacked(own, bracket)
     few = lax.cond(
         jnp.any(is_open(bracket)),
         lambda: lane_tops(column_tops(_below(bracket, x).reshape(len(x), -1))),
-        lambda: few,
+        lambda: Tops(left, marks.floor),
     )
-    return bracket, few
+    marks = marks._replace(floor=few.floor, base=bracket.above)
+    return (own, packed(marks)), few.logits
 
 
 def _least(x: Array) -> Array:
@@ -50,25 +54,26 @@ def _least(x: Array) -> Array:
     return jnp.min(lax.optimization_barrier(columns), axis=(1, 2))
 
 
-def _narrow(bracket: Bracket, x: Array, weigh: Weigh, first: Array) -> Bracket:
+def _narrow(bits: Bits, x: Array, like: Known, weigh: Weigh, first: Array) -> Array:
     """Tighten brackets until few of the logits x above an end are left."""
-    weights = weigh(x)
+    own, notes = bits
+    weights = weigh(known_of(bits, like).marks.row, x)
 
     def unfinished(state: tuple[Array, Array]) -> Array:
-        now, rounds = unpacked(state[0], bracket), state[1]
-        each = weigh(value_of(now.low)).astype(jnp.float32)
+        (now, marks), rounds = known_of((state[0], notes), like), state[1]
+        each = weigh(marks.row, value_of(now.low)).astype(jnp.float32)
         is_far = missing(now) > FEW * each
         # One round at least: it may settle a number with many ties, and is news in any case.
         goes_on = is_open(now) & (is_far | (rounds == 0))
         return jnp.any(goes_on) & (rounds < ROUNDS)
 
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
-        now, rounds = unpacked(state[0], bracket), state[1]
+        now, rounds = unpacked(state[0], like.bracket), state[1]
         pivots = jnp.where(rounds == 0, first, pivots_of(now))
         return packed(_learn_pivots(now, x, weights, pivots)), rounds + 1
 
-    result, _ = lax.while_loop(unfinished, body, (packed(bracket), jnp.int32(0)))
-    return unpacked(result, bracket)
+    result, _ = lax.while_loop(unfinished, body, (own, jnp.int32(0)))
+    return result
 
 
 def _learn_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> Bracket:

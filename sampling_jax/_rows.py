@@ -151,13 +151,16 @@ def where_wanted(
             # With a barrier, or a compiler copies all of narrow logits before the loop.
             rows, every = lax.optimization_barrier((rows, x))
             new = function(*rows_at(rows, (state, every)))
+            place = rows[0] if size == 1 else start
             put: Rows = jax.tree.map(
-                lambda old, new: lax.dynamic_update_slice_in_dim(old, new, start, 0), result, new
+                lambda old, new: lax.dynamic_update_slice_in_dim(old, new, place, 0), result, new
             )
             return put
 
         parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
-        in_order = lax.fori_loop(0, parts, part, state)
+        in_order: Rows = lax.fori_loop(0, parts, part, state)
+        if size == 1:  # each is where it was
+            return in_order
         return choose(wanted, rows_at(jnp.argsort(order), in_order), state)
 
     def of_all(*rows: Any) -> Rows:

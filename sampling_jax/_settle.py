@@ -5,71 +5,62 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._bracket import (
-    Bracket,
     after,
     before,
     in_order,
     inside,
-    is_open,
     learn,
     pivots_of,
     rank,
     value_of,
 )
-from sampling_jax._locate import Weigh
-from sampling_jax._rows import packed, unpacked
-from sampling_jax._tops import Tops
+from sampling_jax._marks import Bits, Known, Weigh, is_within, known_of, least_of
+from sampling_jax._rows import packed
 from sampling_jax._wide import Wide
 
 PASSES = 6  # most searches take no more
 
 
-def is_within(bracket: Bracket, floor: Array) -> Array:
-    """Bool [N]: whether it is open, and tops above a floor may tell more of the end."""
-    return is_open(bracket) & (bracket.high > _least(floor))
-
-
-def settle(bracket: Bracket, tops: Tops, base: Wide, weigh: Weigh) -> Bracket:
-    """Close the bracket where the prefix ends among tops of it; else lower it below them.
+def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
+    """Close the bracket where the prefix ends among tops; else lower it below them.
 
     Each pass narrows it down to numbers among the tops. Some take more than are done here: they are
     still within, and can go on.
 
     Args:
-      base: wide [N], the weights of all above the tops.
+      bits: what is known, `like` these.
+      left: the tops of what is left.
+
+    Returns:
+      the bracket, packed.
     """
-    weights = weigh(tops.logits)
+    own, notes = bits
+    weights = weigh(known_of(bits, like).marks.row, left)
 
     def unfinished(loop: tuple[Array, Array]) -> Array:
-        bracket, floor, _ = unpacked(loop[0], state)
         # Elsewhere than on CPU, not to have to ask after each pass is worth a few too many.
         is_counted = lax.platform_dependent(cpu=lambda: False, default=lambda: True)
-        goes_on: Array = (loop[1] < PASSES) & (jnp.any(is_within(bracket, floor)) | is_counted)
+        is_any_within = jnp.any(is_within(*known_of((loop[0], notes), like)))
+        goes_on: Array = (loop[1] < PASSES) & (is_any_within | is_counted)
         return goes_on
 
     def body(loop: tuple[Array, Array]) -> tuple[Array, Array]:
-        bracket, floor, base = unpacked(loop[0], state)
-        least = _least(floor)
+        # With a barrier, or a compiler takes the notes apart before the loop, by a kernel each.
+        bracket, marks = known_of(lax.optimization_barrier((loop[0], notes)), like)
+        least = least_of(marks.floor)
         # At first the least of the tops, and no middle: it tells whether the end is among them.
         is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
         upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
         pivots = jnp.where(is_first, least[:, None], pivots_of(bracket))
         pivots = in_order(inside(upper, pivots))
-        masses, lows, highs = _weigh(tops.logits, weights, value_of(pivots))
-        masses = _wide.add(_wide.column(base), masses)
+        masses, lows, highs = _weigh(left, weights, value_of(pivots))
+        masses = _wide.add(_wide.column(marks.base), masses)
         highs = jnp.maximum(after(rank(highs)), least[:, None])
-        bracket = learn(bracket, rank(lows), highs, masses, is_within(bracket, floor))
-        return packed((bracket, floor, base)), loop[1] + 1
+        bracket = learn(bracket, rank(lows), highs, masses, is_within(bracket, marks))
+        return packed(bracket), loop[1] + 1
 
-    # Packed, as a compiler makes a kernel of each part that enters a loop.
-    state = bracket, tops.floor, base
-    result, _ = lax.while_loop(unfinished, body, (packed(state), jnp.int32(0)))
-    return unpacked(result, bracket)
-
-
-def _least(floor: Array) -> Array:
-    """Ranks int32 [N]: tops hold all from these upwards."""
-    return after(rank(floor))
+    result, _ = lax.while_loop(unfinished, body, (own, jnp.int32(0)))
+    return result
 
 
 def _weigh(x: Array, weights: Array, pivots: Array) -> tuple[Wide, Array, Array]:

@@ -1,6 +1,9 @@
 """top_k, then top_p: the shortest prefix of a ranking whose weights reach a target, twice."""
 
+from typing import NamedTuple
+
 import jax.numpy as jnp
+import numpy as np
 from jax import Array, lax
 
 from sampling_jax import _wide
@@ -10,12 +13,28 @@ from sampling_jax._checks import LARGEST
 from sampling_jax._chunks import first_light
 from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
+from sampling_jax._marks import ASKED, TOLD, Cut, Known, Marks, Weigh
 from sampling_jax._mass import mass, stacked, unstacked, weigh_above
-from sampling_jax._rows import per_row
-from sampling_jax._search import ASKED, TOLD, Cut, Marks, search
+from sampling_jax._rows import packed, per_row, unpacked
+from sampling_jax._search import search
 from sampling_jax._tops import Tops, lane_tops
-from sampling_jax._weights import Row, row_weights
+from sampling_jax._weights import Row, is_greedy, row_weights
 from sampling_jax._wide import Wide
+from sampling_jax.reference import LOG2_E
+
+OCTAVES = np.float32(32 / LOG2_E)  # so far below the largest logit, at temperature 1, weights are 0
+
+
+class Rows(NamedTuple):
+    """What is read of N rows in each step."""
+
+    row: Row
+    settings: RowSettings
+    floor: Array  # float32 [N], of the tops of lanes
+    top_floor: Array  # float32 [N], of the tops of columns
+    wanted: Array  # bool [N], whether to filter anything
+    unknown: Array  # bool [N], whether it is to be found what all weigh, for lack of top_k
+    cut: Cut | None
 
 
 def shorten(
@@ -36,72 +55,98 @@ def shorten(
         stacked; read where top_p is on and top_k is off, and in rows that are not wanted.
       unknown: bool [N], rows of those where it is to be found here; none if there is no top_k.
     """
-    k_on, p_on, _ = filters_on(settings, row.top)
     few = lane_tops(tops)
-    # A minimum that changes nothing: they vary over devices as the settings do, if they do.
-    few = few._replace(logits=jnp.minimum(few.logits, per_row(row.top, few.logits)))
-    # Weights are 0 from 31 octaves down.
-    weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - 32 / row.scale, -LARGEST)
-    last_cut = None
+    # Zeros change nothing: they vary over devices as the settings do, if they do.
+    few = few._replace(logits=few.logits + per_row(jnp.zeros_like(row.top), few.logits))
+    cut = None
     if settings.min_p is not None:
         threshold = min_p_threshold(settings.min_p)
-        light = first_light(tops.logits, row_weights(row, tops.logits), threshold)
-        last_cut = Cut(light, threshold)
+        cut = Cut(first_light(tops.logits, row_weights(row, tops.logits), threshold), threshold)
+    every = Rows(row, settings, few.floor, tops.floor, wanted, unknown, cut)
+    total = _wide.add_up(unstacked(everything)[0], axes=(1,))
+    all_kept = End(jnp.full_like(row.top, -jnp.inf), jnp.zeros_like(total[0])), total
 
     def apply(
-        before: tuple[Prefix, Wide], step: tuple[Array, Array]
-    ) -> tuple[tuple[Prefix, Wide], None]:
+        counts: Array | bool, is_last: Array | bool, state: tuple[Array, Array], rows: Rows
+    ) -> tuple[Array, Array]:
         """Apply top_k if it `counts`, else top_p; and then min_p, in the last step."""
-        prefix, total = before
-        counts, is_last = step
 
         def weigh(row: Row, x: Array) -> Array:
             one = jnp.uint32(1)
             return one if settings.top_p is None else jnp.where(counts, one, row_weights(row, x))
 
-        target, all_weigh, is_on = total, total, wanted & jnp.where(counts, k_on, p_on)
-        if settings.top_p is not None:
-            # Not the same in both steps, or a compiler takes it apart to do some of it before them.
-            target = top_p_target(jnp.where(counts, 0, settings.top_p), total)
-        if settings.top_k is not None:
-            top_k = jnp.maximum(settings.top_k, 1).astype(jnp.uint32)
-            target = _wide.select(counts, _wide.widen(top_k), target)
-            size = _wide.widen(jnp.full_like(top_k, logits.shape[1]))
-            all_weigh = _wide.select(counts, size, total)
-        least = rank(jnp.where(counts, -jnp.inf, weightless))
-        least = jnp.maximum(least, rank(prefix.end.value))  # what is below is not kept
-        is_asked = is_last | (p_on & (k_on | unknown))
-        asked = is_asked.astype(jnp.uint32) * ASKED
-        status = jnp.where(wanted | unknown, asked, jnp.uint32(TOLD))
-        cut = None
-        if last_cut is not None:
-            light, threshold = last_cut
-            cut = Cut(jnp.where(is_last, light, -jnp.inf), jnp.where(is_last, threshold, 0))
-            least = jnp.maximum(least, rank(cut.light))  # what is below is dropped anyhow
-        bracket = opened(row.top, least, all_weigh, target, is_on, rank(prefix.end.value))
-        marks = Marks(few.floor, bracket.above, tops.floor, status, row, cut)
-
-        bracket, marks, sums = search(bracket, marks, few.logits, everything, logits, weigh)
-        value = value_of(bracket.low)
-        missing = _wide.subtract(bracket.target, bracket.above)
-        ties = _wide.quotient(missing, jnp.maximum(weigh(row, value), 1))
-        ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
-        end = End(value, jnp.where(is_on, ties, prefix.end.ties))
-        if marks.cut is not None:
-            is_cut = wanted & (marks.cut.light >= value)
-            end = End(jnp.where(is_cut, marks.cut.light, value), jnp.where(is_cut, 0, end.ties))
+        last, total = unpacked(state[0], all_kept)
+        k_on, p_on, _ = filters_on(rows.settings, rows.row.top)
+        is_on = rows.wanted & jnp.where(counts, k_on, p_on)
+        is_asked = is_last | (p_on & (k_on | rows.unknown))
+        known = _begun(counts, is_last, rows, last, total, is_on, is_asked, logits.shape[1])
+        known, sums = search(known, few.logits, everything, logits, weigh)
+        end = _end_of(known, last, rows, is_on, weigh)
+        # Of the row outside, or what all tops weigh is computed in both steps.
         own = stacked(weigh_above(tops.logits, row, end.value))
-        sums = jnp.where(per_row(marks.status, sums) == TOLD, sums, own)
-        prefix = Prefix(end, *unstacked(sums))
-        return (prefix, _wide.select(is_asked & counts, mass(prefix, row), total)), None
+        sums = jnp.where(per_row(known.marks.status, sums) == TOLD, sums, own)
+        kept = mass(Prefix(end, *unstacked(sums)), rows.row)
+        return packed((end, _wide.select(is_asked & counts, kept, total))), sums
 
-    counts = [True] * (settings.top_k is not None) + [False] * (settings.top_p is not None)
-    counts = counts or [False]  # min_p alone
-    is_last = [False] * (len(counts) - 1) + [True]
-    steps = jnp.array(counts, bool), jnp.array(is_last, bool)
-    above, tied = unstacked(everything)
-    total = _wide.add_up(above, axes=(1,))
-    nothing = jnp.zeros_like(total[0])
-    all_kept = Prefix(End(jnp.full_like(row.top, -jnp.inf), nothing), above, tied)
-    (prefix, _), _ = lax.scan(apply, (all_kept, total), steps)
-    return prefix
+    state = packed(all_kept), everything
+    if settings.top_k is None or settings.top_p is None:
+        state = apply(settings.top_k is not None, True, state, every)
+    else:
+
+        def step(i: Array, state: tuple[Array, Array]) -> tuple[Array, Array]:
+            # With a barrier, or a compiler does parts of it before the loop, in a kernel each.
+            return apply(i == 0, i == 1, *lax.optimization_barrier((state, every)))
+
+        state = lax.fori_loop(0, 2, step, state)
+    (end, _), sums = unpacked(state[0], all_kept), state[1]
+    return Prefix(end, *unstacked(sums))
+
+
+def _begun(
+    counts: Array | bool,
+    is_last: Array | bool,
+    rows: Rows,
+    last: End,
+    total: Wide,
+    is_on: Array,
+    is_asked: Array,
+    vocabulary: int,
+) -> Known:
+    """What is known before a search, from where the prefix `last` ended and what it weighs."""
+    row, settings, floor, top_floor, wanted, unknown, last_cut = rows
+    target, all_weigh = total, total
+    if settings.top_p is not None:
+        target = top_p_target(settings.top_p, total)
+    if settings.top_k is not None:
+        top_k = jnp.maximum(settings.top_k, 1).astype(jnp.uint32)
+        target = _wide.select(counts, _wide.widen(top_k), target)
+        size = _wide.widen(jnp.full_like(top_k, vocabulary))
+        all_weigh = _wide.select(counts, size, total)
+    # Weights are 0 from 31 octaves down.
+    reach = jnp.where(is_greedy(settings.temperature), 0, settings.temperature) * OCTAVES
+    weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - reach, -LARGEST)
+    least = rank(jnp.where(counts, -jnp.inf, weightless))
+    least = jnp.maximum(least, rank(last.value))  # what is below is not kept
+    asked = is_asked.astype(jnp.uint32) * ASKED
+    status = jnp.where(wanted | unknown, asked, jnp.uint32(TOLD))
+    cut = None
+    if last_cut is not None:
+        light, threshold = last_cut
+        cut = Cut(jnp.where(is_last, light, -jnp.inf), jnp.where(is_last, threshold, 0))
+        least = jnp.maximum(least, rank(cut.light))  # what is below is dropped anyhow
+    bracket = opened(row.top, least, all_weigh, target, is_on, rank(last.value))
+    return Known(bracket, Marks(floor, bracket.above, top_floor, status, row, cut))
+
+
+def _end_of(known: Known, last: End, rows: Rows, is_on: Array, weigh: Weigh) -> End:
+    """Where the prefix ends, after a search."""
+    bracket, marks = known
+    value = value_of(bracket.low)
+    missing = _wide.subtract(bracket.target, bracket.above)
+    ties = _wide.quotient(missing, jnp.maximum(weigh(rows.row, value), 1))
+    ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
+    end = End(value, jnp.where(is_on, ties, last.ties))
+    if marks.cut is None:
+        return end
+    is_cut = rows.wanted & (marks.cut.light >= value)
+    return End(jnp.where(is_cut, marks.cut.light, value), jnp.where(is_cut, 0, end.ties))

@@ -112,7 +112,7 @@ def keep(condition: Array, number: Wide) -> Wide:
     return jnp.where(condition, number[0], 0), jnp.where(condition, number[1], 0)
 
 
-def select(condition: Array, a: Wide, b: Wide) -> Wide:
+def select(condition: Array | bool, a: Wide, b: Wide) -> Wide:
     """`a` where the condition holds, else `b`."""
     return jnp.where(condition, a[0], b[0]), jnp.where(condition, a[1], b[1])
 
