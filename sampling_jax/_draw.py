@@ -14,7 +14,7 @@ from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
 from sampling_jax._passes import whole_prefix
 from sampling_jax._prefix import find_prefix
-from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, where_wanted
+from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, packed, unpacked, where_wanted
 from sampling_jax._sorted import sorted_prefix
 from sampling_jax._weights import Row, is_greedy, plain, row_weights
 
@@ -95,12 +95,15 @@ def _by_sort(draws: Draws[Rows], bits: Array, logits: Array, settings: RowSettin
         return draws(bits, keep(x, settings, whole_prefix))
 
     def again(state: Any, x: Array) -> Any:
-        bits, settings, _ = state
-        return bits, settings, draws(bits, keep(x, settings, whole_prefix))
+        bits, settings = unpacked(state[0], given)
+        return state[0], draws(bits, keep(x, settings, whole_prefix))
 
     row, prefix, is_known = sorted_prefix(x, settings)
     rows = draws(bits, Kept(x, row, prefix, is_greedy(settings.temperature)))
     # At the end, when the host has nothing left to prepare: it waits for the answer.
+    given = bits, settings
+    # With a barrier, or a compiler makes a kernel of each of these.
+    of_rows = lax.optimization_barrier(packed(given))
     size = group_size(x.shape[1], GPU_GROUP)
-    _, _, result = where_wanted(again, ~is_known, (bits, settings, rows), x, size)
+    _, result = where_wanted(again, ~is_known, (of_rows, rows), x, size)
     return result

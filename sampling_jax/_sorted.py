@@ -2,6 +2,8 @@
 every loop and branch, and sort a few thousand numbers in one kernel.
 """
 
+from typing import Any
+
 import jax.numpy as jnp
 import numpy as np
 from jax import Array, lax
@@ -96,28 +98,38 @@ def _end_of_few(few: Tops, row: Row, settings: RowSettings, total: Wide) -> tupl
     size = x.shape[1]
     weights = row_weights(row, x)
     k_on, p_on, _ = filters_on(settings, row.top)
-    kept = jnp.full_like(k_on, size, jnp.int32)
+    place = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    first = jnp.full_like(k_on, size, jnp.int32)
     if settings.top_k is not None:
-        kept = jnp.where(k_on, settings.top_k, size)
-    first = kept
+        first = jnp.where(k_on, settings.top_k, size)
+    is_kept = place < first[:, None]
     if settings.top_p is not None:
         upto = _running_sums(_wide.widen(weights))
         if settings.top_k is not None:
             total = _wide.select(k_on, (at(upto[0], first - 1), at(upto[1], first - 1)), total)
         is_short = _wide.greater(_wide.column(top_p_target(settings.top_p, total)), upto)
-        crossing = 1 + jnp.sum(is_short, axis=1, dtype=jnp.int32)
-        kept = jnp.where(p_on, jnp.minimum(kept, crossing), kept)
+        is_kept = is_kept & (_shifted(is_short, True) | ~p_on[:, None])
     if settings.min_p is not None:
-        is_light = weights < min_p_threshold(settings.min_p)[:, None]
-        place = lax.broadcasted_iota(jnp.int32, x.shape, 1)
-        kept = jnp.minimum(kept, jnp.min(jnp.where(is_light, place, size), axis=1))
-    kept = jnp.minimum(kept, size)
-    value = at(x, kept - 1)
-    before = jnp.sum(x > value[:, None], axis=1, dtype=jnp.int32)
-    ties = jnp.where(value > -jnp.inf, kept - before, 0)  # else all are kept
+        is_kept = is_kept & (weights >= min_p_threshold(settings.min_p)[:, None])
+    # What is kept is not counted, but ends with the last of these; so one kernel finds all of it.
+    ends = jnp.where(is_kept, place + 1, 0)
+    begins = jnp.where((place == 0) | (x != _shifted(x, -jnp.inf)), ends, 0)
+
+    def later(a: list[Array], b: list[Array]) -> list[Array]:
+        is_later = a[1] > b[1]
+        return [jnp.maximum(a[0], b[0]), *(jnp.where(is_later, v, w) for v, w in zip(a[1:], b[1:]))]
+
+    start = [jnp.int32(0), jnp.int32(0), jnp.float32(-jnp.inf)]
+    kept, begin, value = lax.reduce([ends, begins, x], start, later, (1,))
+    ties = jnp.where(value > -jnp.inf, kept - begin + 1, 0)  # else all are kept
     # top_p needs the total of what top_k keeps, wherever it ends itself.
     deepest = jnp.where(k_on & p_on, at(x, first - 1), value)
     return End(value, ties.astype(jnp.uint32)), (deepest > floor) | (floor == -jnp.inf)
+
+
+def _shifted(x: Array, first: Any) -> Array:
+    """[N, n] with what is one place before."""
+    return lax.pad(x[:, :-1], jnp.asarray(first, x.dtype), [(0, 0, 0), (1, 0, 0)])
 
 
 def _running_sums(number: Wide) -> Wide:
