@@ -25,8 +25,8 @@ from sampling_jax.reference import LOG2_E
 OCTAVES = np.float32(32 / LOG2_E)  # so far below the largest logit, at temperature 1, weights are 0
 
 
-class Rows(NamedTuple):
-    """What is read of N rows in each step."""
+class Fixed(NamedTuple):
+    """What every step reads of N rows."""
 
     row: Row
     settings: RowSettings
@@ -62,12 +62,12 @@ def shorten(
     if settings.min_p is not None:
         threshold = min_p_threshold(settings.min_p)
         cut = Cut(first_light(tops.logits, row_weights(row, tops.logits), threshold), threshold)
-    every = Rows(row, settings, few.floor, tops.floor, wanted, unknown, cut)
+    every = Fixed(row, settings, few.floor, tops.floor, wanted, unknown, cut)
     total = _wide.add_up(unstacked(everything)[0], axes=(1,))
     all_kept = End(jnp.full_like(row.top, -jnp.inf), jnp.zeros_like(total[0])), total
 
     def apply(
-        counts: Array | bool, is_last: Array | bool, state: tuple[Array, Array], rows: Rows
+        counts: Array | bool, is_last: Array | bool, state: tuple[Array, Array], rows: Fixed
     ) -> tuple[Array, Array]:
         """Apply top_k if it `counts`, else top_p; and then min_p, in the last step."""
 
@@ -105,7 +105,7 @@ def shorten(
 def _begun(
     counts: Array | bool,
     is_last: Array | bool,
-    rows: Rows,
+    rows: Fixed,
     last: End,
     total: Wide,
     is_on: Array,
@@ -138,7 +138,7 @@ def _begun(
     return Known(bracket, Marks(floor, bracket.above, top_floor, status, row, cut))
 
 
-def _end_of(known: Known, last: End, rows: Rows, is_on: Array, weigh: Weigh) -> End:
+def _end_of(known: Known, last: End, rows: Fixed, is_on: Array, weigh: Weigh) -> End:
     """Where the prefix ends, after a search."""
     bracket, marks = known
     value = value_of(bracket.low)
