@@ -10,6 +10,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from sampling_jax._checks import check_number, check_range, float32, is_share
+from sampling_jax._where import where
 
 MAX_VOCABULARY = 2**20  # the exact sums hold 2**20 weights below 2**31
 
@@ -103,7 +104,7 @@ def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -
         top_k = flat(settings.top_k)
         # Before the comparison with V, which a narrow integer cannot hold.
         top_k = top_k if top_k.dtype.itemsize >= 4 else top_k.astype(jnp.int32)
-        top_k = jnp.where((top_k > 0) & (top_k < vocabulary), top_k, 0).astype(jnp.int32)
+        top_k = where((top_k > 0) & (top_k < vocabulary), top_k, 0).astype(jnp.int32)
     return RowSettings(
         temperature.astype(jnp.float32), top_k, floats(settings.top_p), floats(settings.min_p)
     )
@@ -133,4 +134,4 @@ def flat_ids(tokens: ArrayLike, vocabulary: int) -> Array:
     ids = jnp.asarray(tokens).reshape(-1)
     # Before the comparison with V, which a narrow integer cannot hold.
     ids = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
-    return jnp.where((ids >= 0) & (ids < vocabulary), ids.astype(jnp.int32), -1)
+    return where((ids >= 0) & (ids < vocabulary), ids.astype(jnp.int32), -1)

@@ -9,6 +9,7 @@ from jax import Array, lax
 from sampling_jax import _wide
 from sampling_jax._checks import LARGEST
 from sampling_jax._rows import per_row, traced_once
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
 
@@ -41,8 +42,8 @@ def after(ranks: Array) -> Array:
     """The next rank that a clean logit can have: subnormal numbers have none."""
     tiny = int(SMALLEST_NORMAL.view(np.int32))
     following = ranks + 1
-    following = jnp.where((following > 0) & (following < tiny), tiny, following)
-    return jnp.where((following < 0) & (following > ~tiny), 0, following)
+    following = where((following > 0) & (following < tiny), tiny, following)
+    return where((following < 0) & (following > ~tiny), 0, following)
 
 
 @traced_once
@@ -50,8 +51,8 @@ def before(ranks: Array) -> Array:
     """The rank before, of those that a clean logit can have."""
     tiny = int(SMALLEST_NORMAL.view(np.int32))
     last = ranks - 1
-    last = jnp.where((last < 0) & (last > ~tiny), ~tiny, last)
-    return jnp.where((last > 0) & (last < tiny), 0, last)
+    last = where((last < 0) & (last > ~tiny), ~tiny, last)
+    return where((last > 0) & (last < tiny), 0, last)
 
 
 @traced_once
@@ -67,8 +68,8 @@ def opened(
     `total`; closed about the rank `otherwise` in the rows bool [N] not wanted.
     """
     most = rank(top)
-    low = jnp.where(wanted, jnp.minimum(least, most), otherwise)
-    high = jnp.where(wanted, most, otherwise) + 1
+    low = where(wanted, jnp.minimum(least, most), otherwise)
+    high = where(wanted, most, otherwise) + 1
     nothing = _wide.keep(low > high, total)  # zeros that vary over devices as the total does
     return Bracket(low, high, total, nothing, target)
 
@@ -76,7 +77,7 @@ def opened(
 def raised(bracket: Bracket, least: Array) -> Bracket:
     """Where it is open, it begins at rank int32 [N] or above: there is nothing below."""
     low = jnp.clip(least, bracket.low, before(bracket.high))
-    return bracket._replace(low=jnp.where(is_open(bracket), low, bracket.low))
+    return bracket._replace(low=where(is_open(bracket), low, bracket.low))
 
 
 def learn(
@@ -93,14 +94,14 @@ def learn(
         (is_new & is_missed, (high, *above), (highs, *masses)),
     )
     every = [
-        jnp.where(is_told, new, old[:, None])
+        where(is_told, new, old[:, None])
         for is_told, olds, news in sides
         for old, new in zip(olds, news, strict=True)
     ]
 
     def best(a: list[Array], b: list[Array]) -> list[Array]:
         is_better = [a[0] > b[0]] * 3 + [a[3] < b[3]] * 3
-        return [jnp.where(c, x, y) for c, x, y in zip(is_better, a, b, strict=True)]
+        return [where(c, x, y) for c, x, y in zip(is_better, a, b, strict=True)]
 
     zero, least, most = jnp.uint32(0), np.iinfo(np.int32).min, np.iinfo(np.int32).max
     start = [jnp.int32(least), zero, zero, jnp.int32(most), zero, zero]
@@ -114,10 +115,10 @@ def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
     axes = tuple(range(1, x.ndim))
     least, most = (per_row(value_of(r), x) for r in (low, before(high)))
     is_in = (x >= least) & (x <= most)
-    smallest = rank(jnp.min(jnp.where(is_in, x, jnp.inf), axis=axes))
-    largest = rank(jnp.max(jnp.where(is_in, x, -jnp.inf), axis=axes))
+    smallest = rank(jnp.min(where(is_in, x, jnp.inf), axis=axes))
+    largest = rank(jnp.max(where(is_in, x, -jnp.inf), axis=axes))
     is_new = is_open(bracket) & wanted
-    return Bracket(jnp.where(is_new, smallest, low), jnp.where(is_new, largest + 1, high), *masses)
+    return Bracket(where(is_new, smallest, low), where(is_new, largest + 1, high), *masses)
 
 
 def missing(bracket: Bracket) -> Array:
@@ -148,7 +149,7 @@ def pivots_of(bracket: Bracket) -> Array:
     share = jnp.clip(guess[:, None] + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
     near = rank(bottom[:, None] * share + top[:, None] * (1 - share))
     is_middle = jnp.array([[True, False, False]])
-    return inside(bracket, jnp.where(is_middle, middle(bracket)[:, None], near))
+    return inside(bracket, where(is_middle, middle(bracket)[:, None], near))
 
 
 @traced_once

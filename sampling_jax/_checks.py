@@ -14,6 +14,8 @@ import numpy as np
 from jax import Array
 from jax.typing import ArrayLike
 
+from sampling_jax._where import where
+
 INT32 = np.iinfo(np.int32)
 LARGEST = np.finfo(np.float32).max
 BEYOND = 2**200  # an integer that is infinite as float32
@@ -141,7 +143,7 @@ def float32(value: ArrayLike) -> ArrayLike:
 def rows_of(logits: Array) -> Array:
     """float32 [N, V]; NaN counts as -inf, everything else is as it was."""
     x = logits.reshape(math.prod(logits.shape[:-1]), logits.shape[-1]).astype(jnp.float32)
-    return jnp.where(jnp.isnan(x), -jnp.inf, x)
+    return where(jnp.isnan(x), -jnp.inf, x)
 
 
 def column(value: ArrayLike, batch: tuple[int, ...]) -> Array:
@@ -162,4 +164,4 @@ def places(ids: Array, vocabulary: int, wanted: Array | bool = True) -> tuple[Ar
     row = jnp.arange(ids.shape[0], dtype=jnp.int32)[:, None]
     # An index of -1 would be the last token; one at the end is beyond it, whatever the mode.
     inside = (ids >= 0) & (ids < vocabulary) & wanted
-    return row, jnp.where(inside, ids, vocabulary)
+    return row, where(inside, ids, vocabulary)

@@ -12,6 +12,7 @@ from jax import Array, lax
 from sampling_jax import _wide
 from sampling_jax._rows import Rows, per_row, taken
 from sampling_jax._weights import clean, numbers
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 ROWS, LANES = 32, 128
@@ -64,7 +65,7 @@ def chunk_of(x: Array, chunk: Array) -> tuple[Array, Array, Array]:
             place = per_row(jnp.minimum(chunk, whole - 1), chunks)
             one = jnp.take_along_axis(chunks, place, axis=1, mode="promise_in_bounds")[:, 0]
             is_last = per_row(chunk == whole, one)
-            return one if x.shape[1] == whole * size else jnp.where(is_last, x[:, -size:], one)
+            return one if x.shape[1] == whole * size else where(is_last, x[:, -size:], one)
 
         x = taken(take, x).reshape(-1, ROWS, LANES)
         ids = per_row(start, x) + lax.iota(jnp.int32, size).reshape(1, ROWS, LANES)
@@ -86,7 +87,7 @@ def best_of_columns(x: Array, is_better: Callable[[Array, Array], Array], start:
     """float32 [N, chunks, lanes], the best number of each column of x [N, chunks, rows, lanes]."""
 
     def better(a: Array, b: Array) -> Array:  # faster than `lax.max`, which minds NaN
-        return jnp.where(is_better(a, b), a, b)
+        return where(is_better(a, b), a, b)
 
     if (rows := x.shape[2]) < STEP:
         return functools.reduce(better, [x[:, :, row] for row in range(rows)])
@@ -122,7 +123,7 @@ def first_light(x: Array, weights: Array, threshold: Array) -> Array:
     Equal logits weigh the same, so what is too light begins with all the ties of a logit.
     """
     is_light = weights < per_row(threshold, x)
-    return jnp.max(jnp.where(is_light, x, -jnp.inf), axis=tuple(range(1, x.ndim)))
+    return jnp.max(where(is_light, x, -jnp.inf), axis=tuple(range(1, x.ndim)))
 
 
 def ids_of(x: Array) -> Array:

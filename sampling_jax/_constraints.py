@@ -21,6 +21,7 @@ from sampling_jax._checks import (
     rows_of,
 )
 from sampling_jax._masks import unpack
+from sampling_jax._where import where
 
 
 def apply_logit_bias(logits: ArrayLike, ids: ArrayLike, values: ArrayLike) -> Array:
@@ -157,13 +158,13 @@ def _add(logits: Array, ids: Array, values: Array) -> Array:
     place = places(matrix(ids, batch), vocabulary)
     value = matrix(values, batch).astype(jnp.float32)
     # Sums of finite numbers: a +inf and a -inf among them would be NaN.
-    step = jnp.clip(jnp.where(jnp.isnan(value), 0, value), -LARGEST, LARGEST)
-    ban = jnp.where(value == -jnp.inf, value, jnp.inf)
+    step = jnp.clip(where(jnp.isnan(value), 0, value), -LARGEST, LARGEST)
+    ban = where(value == -jnp.inf, value, jnp.inf)
     x = rows_of(logits)
     # What is finite stays so: an overflow to inf would take all the mass.
     biased = x.at[place].add(step, mode="drop")
-    bound = jnp.where(biased > 0, LARGEST, -LARGEST)
-    biased = jnp.where(jnp.isfinite(x) & jnp.isinf(biased), bound, biased)
+    bound = where(biased > 0, LARGEST, -LARGEST)
+    biased = where(jnp.isfinite(x) & jnp.isinf(biased), bound, biased)
     return biased.at[place].min(ban, mode="drop").reshape(logits.shape)
 
 
@@ -171,7 +172,7 @@ def _add(logits: Array, ids: Array, values: Array) -> Array:
 def _mask(logits: Array, bitmask: Array) -> Array:
     batch, vocabulary = logits.shape[:-1], logits.shape[-1]
     words = matrix(bitmask, batch).astype(jnp.uint32)
-    return jnp.where(unpack(words, vocabulary), rows_of(logits), -jnp.inf).reshape(logits.shape)
+    return where(unpack(words, vocabulary), rows_of(logits), -jnp.inf).reshape(logits.shape)
 
 
 @jax.jit

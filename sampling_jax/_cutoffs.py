@@ -17,6 +17,7 @@ from sampling_jax._chunks import first_light
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import Scored, flat, mean_surprise, scored
 from sampling_jax._weights import Row, row_weights
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 from sampling_jax.reference import SMALLEST_NORMAL
 
@@ -104,7 +105,7 @@ def _filter(logits: Array, value: Array | None, rule: Callable[[Array, Array], A
     x = rows_of(logits)
     if value is not None and len(x):
         keep = rule(*lax.stop_gradient((x, column(value, batch)[:, 0])))
-        x = jnp.where(keep, x, -jnp.inf)
+        x = where(keep, x, -jnp.inf)
     return x.reshape(logits.shape)
 
 
@@ -112,7 +113,7 @@ def heavy(rows: Scored, threshold: Wide) -> Array:
     """Bool, of the shape of x: the ranking up to the first that weighs less than `threshold`."""
     high, low = threshold
     # Nothing weighs 2**31.
-    bound = jnp.where(high >= 2**12, jnp.uint32(2**31), _wide.narrow((high & (2**12 - 1), low)))
+    bound = where(high >= 2**12, jnp.uint32(2**31), _wide.narrow((high & (2**12 - 1), low)))
     light = first_light(rows.x, rows.weights, bound)
     is_top = (rows.x == per_row(rows.row.top, rows.x)) & (rows.x > -jnp.inf)
     return (rows.x > per_row(light, rows.x)) | is_top
@@ -122,7 +123,7 @@ def share_of(p: Array, total: Wide) -> Wide:
     """`p * total` as a threshold; 0 where p is 0 or less, or NaN."""
     is_on = p >= SMALLEST_NORMAL
     # The float below 1: nothing is heavier than what 1 keeps, but lighter than the whole.
-    share = jnp.where(is_on, jnp.minimum(p, np.float32(1 - 2**-24)), 0)
+    share = where(is_on, jnp.minimum(p, np.float32(1 - 2**-24)), 0)
     return _wide.keep(is_on, _wide.ceil_share(share, total))
 
 
@@ -139,7 +140,7 @@ def _eta(logits: Array, epsilon: Array) -> Array:
     mean = Row(jnp.zeros_like(epsilon), jnp.ones_like(epsilon))
     typical = _wide.widen(row_weights(mean, -mean_surprise(rows)))
     root = jnp.sqrt(jnp.clip(epsilon, SMALLEST_NORMAL, 1))
-    by_entropy = share_of(jnp.where(epsilon >= SMALLEST_NORMAL, root, 0), typical)
+    by_entropy = share_of(where(epsilon >= SMALLEST_NORMAL, root, 0), typical)
     plain = share_of(epsilon, rows.total)
     threshold = _wide.select(_wide.greater(plain, by_entropy), by_entropy, plain)
     return flat(heavy(rows, threshold), logits.shape[1])

@@ -23,6 +23,7 @@ from sampling_jax._guess import guesses
 from sampling_jax._marks import Bits, Known, Weigh, known_of
 from sampling_jax._rows import packed, per_row, unpacked
 from sampling_jax._tops import Tops, column_tops, lane_tops
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 FEW = 256  # so many of a ranking are surely among the tops of its lanes, if they are spread
@@ -50,7 +51,7 @@ def dive(bits: Bits, left: Array, like: Known, x: Array, weigh: Weigh) -> tuple[
 def _least(x: Array) -> Array:
     """float32 [N], the least of x [N, chunks, rows, lanes] above -inf; inf if there is none."""
     # Columns first, or a compiler makes a slow loop.
-    columns = best_of_columns(jnp.where(x > -jnp.inf, x, jnp.inf), lax.lt, jnp.inf)
+    columns = best_of_columns(where(x > -jnp.inf, x, jnp.inf), lax.lt, jnp.inf)
     return jnp.min(lax.optimization_barrier(columns), axis=(1, 2))
 
 
@@ -69,7 +70,7 @@ def _narrow(bits: Bits, x: Array, like: Known, weigh: Weigh, first: Array) -> Ar
 
     def body(state: tuple[Array, Array]) -> tuple[Array, Array]:
         now, rounds = unpacked(state[0], like.bracket), state[1]
-        pivots = jnp.where(rounds == 0, first, pivots_of(now))
+        pivots = where(rounds == 0, first, pivots_of(now))
         return packed(_learn_pivots(now, x, weights, pivots)), rounds + 1
 
     result, _ = lax.while_loop(unfinished, body, (own, jnp.int32(0)))
@@ -81,13 +82,13 @@ def _learn_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> 
     pivots = in_order(pivots)
     bounds = value_of(pivots)[:, None, :, None, None]
     x, weights = (in_blocks(v)[:, :, None] if v.ndim else v for v in (x, weights))
-    masses = sum_blocks(jnp.where(x >= bounds, weights, 0))
+    masses = sum_blocks(where(x >= bounds, weights, 0))
     return learn(bracket, pivots, pivots, masses)
 
 
 def _below(bracket: Bracket, x: Array) -> Array:
     """Logits x of which those above a bracket are -inf."""
-    return jnp.where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
+    return where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
 
 
 def end_of(
@@ -104,12 +105,12 @@ def end_of(
       float32 [N], the largest number such that the weights of all from it upwards reach the
       target; wide [N], the weights of all above it.
     """
-    least = rank(jnp.min(jnp.where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
+    least = rank(jnp.min(where(weights > 0, x, jnp.inf), axis=(1, 2, 3)))
     start = opened(jnp.max(x, axis=(1, 2, 3)), least, total, target, wanted, least)
 
     def body(state: tuple[Bracket, Array]) -> tuple[Bracket, Array]:
         bracket, rounds = state
-        pivots = jnp.where(rounds == 0, outline(bracket), pivots_of(bracket))
+        pivots = where(rounds == 0, outline(bracket), pivots_of(bracket))
         bracket = _learn_pivots(bracket, x, weights, pivots)
         return shrunk(bracket, x, wanted), rounds + 1
 

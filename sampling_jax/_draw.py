@@ -17,6 +17,7 @@ from sampling_jax._prefix import find_prefix
 from sampling_jax._rows import GPU_GROUP, Rows, alike, group_size, packed, unpacked, where_wanted
 from sampling_jax._sorted import sorted_prefix
 from sampling_jax._weights import Row, is_greedy, plain, row_weights
+from sampling_jax._where import where
 
 Find = Callable[[Array, RowSettings], tuple[Row, Prefix]]
 
@@ -40,9 +41,9 @@ def draw(bits: Array, kept: Kept) -> Array:
     """int32 [N] from bits [N, 2]."""
     logits, row, prefix, greedy = kept
     # A greedy row weighs only its largest logits; with no randomness it takes the first of them.
-    bits = jnp.where(greedy[:, None], jnp.uint32(0), bits)
+    bits = where(greedy[:, None], jnp.uint32(0), bits)
     token = locate(partial(row_weights, row), logits, prefix, partial(_wide.fraction, bits))
-    return jnp.where(row.top > -jnp.inf, token, -1)
+    return where(row.top > -jnp.inf, token, -1)
 
 
 Draws = Callable[[Array, Kept], Rows]

@@ -6,6 +6,7 @@ from jax import Array
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 from sampling_jax.reference import HEAVIEST, SMALLEST_NORMAL
 
@@ -29,14 +30,14 @@ def is_any_on(settings: RowSettings, top: Array) -> Array:
 
 def top_p_target(top_p: Array, total: Wide) -> Wide:
     """The weight that the tokens kept by top_p reach, where it is on."""
-    return _wide.ceil_share(jnp.where(top_p < 1, jnp.maximum(top_p, 0), 0), total)
+    return _wide.ceil_share(where(top_p < 1, jnp.maximum(top_p, 0), 0), total)
 
 
 def min_p_threshold(min_p: Array) -> Array:
     """The least weight uint32 [N] that min_p keeps; 0 where it is off."""
     # The float below 1 keeps what 1 keeps: the second heaviest weight is 2**7 less.
     is_on = min_p >= SMALLEST_NORMAL
-    share = jnp.where(is_on, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
+    share = where(is_on, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
     heaviest = _wide.widen(jnp.full_like(min_p, HEAVIEST, jnp.uint32))
     threshold = _wide.narrow(_wide.ceil_share(share, heaviest))
-    return jnp.where(is_on, threshold, 0)
+    return where(is_on, threshold, 0)

@@ -6,6 +6,7 @@ from jax import Array, lax
 from sampling_jax._chunks import chunk_maxima, chunk_of
 from sampling_jax._rows import per_row
 from sampling_jax._weights import plain
+from sampling_jax._where import where
 
 
 def most_likely(logits: Array) -> Array:
@@ -19,5 +20,5 @@ def most_likely(logits: Array) -> Array:
     start, x, is_own = chunk_of(logits, lax.argmax(maxima, 1, jnp.int32))
     ids = per_row(start, x) + lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
     is_top = is_own & (x == per_row(top, x))
-    first = jnp.min(jnp.where(is_top, ids, logits.shape[1]), axis=(1, 2))
-    return jnp.where(top > -jnp.inf, first, -1)
+    first = jnp.min(where(is_top, ids, logits.shape[1]), axis=(1, 2))
+    return where(top > -jnp.inf, first, -1)

@@ -6,6 +6,7 @@ from jax import Array
 from sampling_jax._bracket import Bracket, before, inside, missing, outline, rank, value_of
 from sampling_jax._chunks import count, in_halves
 from sampling_jax._locate import Weigh
+from sampling_jax._where import where
 
 SAMPLE = 128  # logits of a sample, for each row
 SPREAD = 8  # how many of them a guess may well be off
@@ -22,19 +23,19 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh) -> Array:
     stride = (flat.shape[1] // SAMPLE) | 1  # odd, so that it visits all lanes
     sample = flat[:, ::stride]
     is_in = (sample > -jnp.inf) & (sample <= value_of(last)[:, None])
-    sample = jnp.where(is_in, sample, -jnp.inf)
-    weights = jnp.where(is_in, weigh(sample), 0).astype(jnp.float32)
+    sample = where(is_in, sample, -jnp.inf)
+    weights = where(is_in, weigh(sample), 0).astype(jnp.float32)
 
     # As a product of matrices, which is faster than to sort.
     is_above = (sample[:, :, None] >= sample[:, None, :]).astype(jnp.float32)
-    terms = jnp.where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
+    terms = where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
     masses, counts = jnp.moveaxis(terms @ is_above, 1, 0)
     is_short = masses * stride < missing(bracket)[:, None]
     place = count(is_short).astype(jnp.float32)
     places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
     is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]
-    values = in_halves(jnp.maximum, jnp.where(is_beyond, sample[:, None], -jnp.inf), -jnp.inf, 2)
+    values = in_halves(jnp.maximum, where(is_beyond, sample[:, None], -jnp.inf), -jnp.inf, 2)
     ranks = rank(values) + jnp.array([[1, 0, 0]], jnp.int32)
 
     is_blind = values[:, 0] <= value_of(bracket.low)  # the highest of them tells nothing
-    return jnp.where(is_blind[:, None], outline(bracket), inside(bracket, ranks))
+    return where(is_blind[:, None], outline(bracket), inside(bracket, ranks))

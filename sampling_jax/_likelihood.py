@@ -18,6 +18,7 @@ from sampling_jax._arguments import (
 )
 from sampling_jax._process import kept_rows
 from sampling_jax._weights import clean, divisor, is_greedy, over
+from sampling_jax._where import where
 
 
 def log_prob(
@@ -109,9 +110,9 @@ def unnormalised(logits: Array, temperature: Array) -> Unnormalised:
     # Masks and the shift are constants to the gradient; clean would take that of a 0.
     constant = lax.stop_gradient(clean(logits))
     top = jnp.max(constant, axis=1, keepdims=True)
-    shift = jnp.where(jnp.isfinite(top), top, 0)
+    shift = where(jnp.isfinite(top), top, 0)
     mask = (constant - shift > -jnp.inf) & ((constant == jnp.inf) | (top < jnp.inf))
-    offset = jnp.where(mask & (constant < jnp.inf), x - shift, 0)
+    offset = where(mask & (constant < jnp.inf), x - shift, 0)
     return Unnormalised(offset, mask, divisor(temperature)[:, None])
 
 
@@ -120,8 +121,8 @@ def _mass(rows: Unnormalised, mask: Array) -> Array:
     offset, _, temperature = rows
     # Lighter ones add exactly nothing, and the gradient of their quotients could overflow.
     near = mask & (lax.stop_gradient(offset / temperature) > -128)
-    weights = jnp.exp(over(jnp.where(near, offset, 0), temperature))
-    return jnp.sum(jnp.where(near, weights, 0), axis=1)
+    weights = jnp.exp(over(where(near, offset, 0), temperature))
+    return jnp.sum(where(near, weights, 0), axis=1)
 
 
 def log_prob_at(rows: Unnormalised, mask: Array, ids: Array) -> Array:
@@ -130,14 +131,14 @@ def log_prob_at(rows: Unnormalised, mask: Array, ids: Array) -> Array:
     offset = jnp.take_along_axis(rows.offset, jnp.maximum(ids, 0), axis=1)
     inside = inside & (lax.stop_gradient(offset / rows.temperature) > -jnp.inf)
     mass = _mass(rows, mask)[:, None]
-    quotient = over(jnp.where(inside, offset, 0), rows.temperature)
+    quotient = over(where(inside, offset, 0), rows.temperature)
     result = quotient - jnp.log(_or_one(mass))
-    return jnp.where(inside, result, -jnp.inf)
+    return where(inside, result, -jnp.inf)
 
 
 def _or_one(mass: Array) -> Array:
     """1 in a row with nothing to draw: the gradient of log(0) would be NaN."""
-    return jnp.where(mass > 0, mass, 1)
+    return where(mass > 0, mass, 1)
 
 
 def _kept(logits: Array, settings: RowSettings) -> Array:
@@ -148,7 +149,7 @@ def _kept(logits: Array, settings: RowSettings) -> Array:
     x = clean(logits)
     ids = lax.iota(jnp.int32, x.shape[1])[None, :]
     is_top = x == jnp.max(x, axis=1, keepdims=True)
-    first = jnp.min(jnp.where(is_top, ids, x.shape[1]), axis=1, keepdims=True)
+    first = jnp.min(where(is_top, ids, x.shape[1]), axis=1, keepdims=True)
     return (ids == first) | ~is_greedy(settings.temperature)[:, None]
 
 
@@ -180,4 +181,4 @@ def _log_kept_mass(logits: Array, settings: Settings) -> Array:
     dropped = _mass(rows, rows.mask & ~kept & ~is_greedy(flat.temperature)[:, None])
     # log(mass / (mass + dropped)), to full precision also where little is dropped.
     result = -jnp.log1p(dropped / _or_one(mass))
-    return jnp.where(mass > 0, result, -jnp.inf).reshape(logits.shape[:-1])
+    return where(mass > 0, result, -jnp.inf).reshape(logits.shape[:-1])

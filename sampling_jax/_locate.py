@@ -12,6 +12,7 @@ from sampling_jax import _wide
 from sampling_jax._checks import places
 from sampling_jax._chunks import chunk_of
 from sampling_jax._rows import per_row
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 TIE = np.uint32(2**31)  # marks a token among weights, which are below
@@ -64,8 +65,8 @@ def locate(
     rows, lanes = x.shape[1:]
     bound = per_row(end.value, x)
     # In one word, as weights are below TIE, and what is tied has none.
-    words = jnp.where(x > bound, weigh(x), jnp.where(x == bound, TIE, 0))
-    words = jnp.where(is_own, words, 0)
+    words = where(x > bound, weigh(x), where(x == bound, TIE, 0))
+    words = where(is_own, words, 0)
     if without is not None:
         gone = places(without - start[:, None], rows * lanes)
         words = words.reshape(-1, rows * lanes).at[gone].set(0).reshape(words.shape)
@@ -90,7 +91,7 @@ def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = Non
     prefix = all_above(jnp.zeros(len(weights), jnp.uint32), sums)
     flat = weights.reshape(len(weights), -1)
     token = locate(lambda weights: weights, flat, prefix, partial(_wide.fraction, bits), without)
-    return jnp.where(_wide.is_positive(_wide.add_up(sums, axes=(1,))), token, -1)
+    return where(_wide.is_positive(_wide.add_up(sums, axes=(1,))), token, -1)
 
 
 def _running(above: Wide, tied: Array, each: Array, ties: Array) -> tuple[Wide, Array]:
@@ -104,10 +105,10 @@ def _first_over(rest: Wide, sums: Wide, kept: Array, ties: Array) -> tuple[Array
     """Index [N] of the first part whose running sum exceeds `rest`; `rest` and `ties` inside it."""
     # Running sums never fall, so those not over `rest` come first.
     passed = ~_wide.greater(sums, _wide.column(rest))
-    place = jnp.where(passed, lax.broadcasted_iota(jnp.uint32, passed.shape, 1) + 1, 0)
+    place = where(passed, lax.broadcasted_iota(jnp.uint32, passed.shape, 1) + 1, 0)
 
     def later(a: list[Array], b: list[Array]) -> list[Array]:
-        return [jnp.where(a[0] > b[0], x, y) for x, y in zip(a, b, strict=True)]
+        return [where(a[0] > b[0], x, y) for x, y in zip(a, b, strict=True)]
 
     index, high, low, used = lax.reduce([place, *sums, kept], [jnp.uint32(0)] * 4, later, (1,))
     is_first = index == 0  # then what is with it means nothing
@@ -115,5 +116,5 @@ def _first_over(rest: Wide, sums: Wide, kept: Array, ties: Array) -> tuple[Array
     return (
         index.astype(jnp.int32),
         _wide.subtract(rest, before),
-        ties - jnp.where(is_first, 0, used),
+        ties - where(is_first, 0, used),
     )

@@ -14,6 +14,7 @@ from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
 from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
 from sampling_jax._rows import per_row
 from sampling_jax._weights import clean
+from sampling_jax._where import where
 
 
 class Logprobs(NamedTuple):
@@ -71,9 +72,9 @@ def _logprobs(logits: Array, tokens: Array, top: int) -> Logprobs:
     x, flat = flat_rows(logits, Settings())
     rows = unnormalised(x, flat.temperature)
     ids = flat_ids(tokens, x.shape[1])[:, None]
-    ranking = jnp.where(rows.mask, clean(lax.stop_gradient(x)), -jnp.inf)
+    ranking = where(rows.mask, clean(lax.stop_gradient(x)), -jnp.inf)
     values, top_ids = lax.top_k(ranking, top)
-    top_ids = jnp.where(values > -jnp.inf, top_ids, -1)
+    top_ids = where(values > -jnp.inf, top_ids, -1)
     at_ids = log_prob_at(rows, rows.mask, jnp.concatenate([ids, top_ids], axis=1))
     return Logprobs(
         at_ids[:, 0].reshape(batch),
@@ -92,4 +93,4 @@ def _rank(ranking: Array, ids: Array) -> Array:
     bound = per_row(value, x)
     ahead = (x > bound) | ((x == bound) & (ids_of(x) < per_row(ids, x)))
     count = jnp.sum(chunk_counts(ahead), axis=1, dtype=jnp.uint32).astype(jnp.int32)
-    return jnp.where((ids >= 0) & (value > -jnp.inf), count + 1, -1)
+    return where((ids >= 0) & (value > -jnp.inf), count + 1, -1)

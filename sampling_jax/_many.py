@@ -19,6 +19,7 @@ from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._sample import flat_draws
 from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 
@@ -103,11 +104,11 @@ def _independent(bits: Array, logits: Array, settings: RowSettings) -> Array:
 @fold_vmap
 def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
     """int32 [N, n] from bits [N, n, 2], logits [N, V] and settings [N], without replacement."""
-    x = to_chunks(jnp.where(kept_rows(logits, settings), clean(logits), -jnp.inf))
+    x = to_chunks(where(kept_rows(logits, settings), clean(logits), -jnp.inf))
     # What the draws carry varies over devices as the bits do, if they do.
     settings, top, _ = alike((settings, jnp.max(x, axis=(1, 2, 3)), bits[:, 0, 0]))
     weights = row_weights(Row(top, scale(settings.temperature)), x)
-    weights = jnp.where(x > -jnp.inf, weights, 0)
+    weights = where(x > -jnp.inf, weights, 0)
     row = lax.iota(jnp.int32, len(x))
     chunk = lax.iota(jnp.int32, x.shape[1])[None, :]
 

@@ -8,6 +8,7 @@ from sampling_jax._chunks import STEP, chunk_counts, chunk_sums, sums_and_counts
 from sampling_jax._locate import Prefix
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, row_weights
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 
@@ -21,7 +22,7 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
       wide [N, chunks] and uint32 [N, chunks].
     """
     bound = per_row(value, x)
-    weights = jnp.where(x > bound, row_weights(row, x), 0)
+    weights = where(x > bound, row_weights(row, x), 0)
     if x.shape[2] % STEP == 0:  # three sums of long columns in one pass spill registers
         return chunk_sums(weights), chunk_counts(x == bound)
     return sums_and_counts(weights, x == bound)

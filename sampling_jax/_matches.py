@@ -5,6 +5,7 @@ from jax import Array, lax
 
 from sampling_jax._checks import column, matrix
 from sampling_jax._rows import alike, fold_vmap
+from sampling_jax._where import where
 
 NOTHING = -1  # a token that equals no other, itself included
 
@@ -14,7 +15,7 @@ def text_of(
 ) -> tuple[Array, Array]:
     """int32 [N, L], ids outside the vocabulary as NOTHING; and its lengths [N, 1]."""
     text = matrix(tokens, batch)
-    text = jnp.where((text >= 0) & (text < vocabulary), text, NOTHING)
+    text = where((text >= 0) & (text < vocabulary), text, NOTHING)
     return text, jnp.clip(column(length, batch), 0, text.shape[1])
 
 

@@ -17,6 +17,7 @@ from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_ch
 from sampling_jax._locate import End, Prefix, locate
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
+from sampling_jax._where import where
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
 
@@ -103,15 +104,15 @@ def _mirostat(
     light = first_light(x, weights, _threshold(mu, total))
     end = End(light, ((light == top) & (top > -jnp.inf)).astype(jnp.uint32))
     bound = per_row(end.value, x)
-    prefix = Prefix(end, *sums_and_counts(jnp.where(x > bound, weights, 0), x == bound))
+    prefix = Prefix(end, *sums_and_counts(where(x > bound, weights, 0), x == bound))
     token = locate(partial(row_weights, row), logits, prefix, partial(_wide.fraction, bits))
 
     is_any = top > -jnp.inf
-    token = jnp.where(is_any, token, -1)
+    token = where(is_any, token, -1)
     drawn = x.reshape(n, -1)[lax.iota(jnp.int32, n), jnp.maximum(token, 0)]
-    below = jnp.where(drawn == top, jnp.float32(0), (top - drawn) * LOG2_E)
+    below = where(drawn == top, jnp.float32(0), (top - drawn) * LOG2_E)
     surprise = jnp.log2(_wide.approximate(total)) - 31 + below
-    mu = jnp.where(is_any, mu - eta * (surprise - tau), mu)
+    mu = where(is_any, mu - eta * (surprise - tau), mu)
     return mu.reshape(batch), token.reshape(batch)
 
 

@@ -15,6 +15,7 @@ from sampling_jax._locate import End, Prefix, Weigh, all_above
 from sampling_jax._mass import mass
 from sampling_jax._rows import alike, per_row
 from sampling_jax._weights import Row, clean, numbers, row_weights, scale
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 SIGN = np.uint32(2**31)  # makes an unsigned number of a rank, in the same order
@@ -41,10 +42,10 @@ def up_to(
     each chunk weigh; all where nothing is filtered.
     """
     is_on = is_any_on(settings, row.top)
-    end = End(jnp.where(is_on, end.value, -jnp.inf), jnp.where(is_on, end.ties, 0))
+    end = End(where(is_on, end.value, -jnp.inf), where(is_on, end.ties, 0))
     above, tied = _above(parts, row, end.value)
     above = _wide.select(is_on[:, None], above, everything)
-    return Prefix(end, above, jnp.where(is_on[:, None], tied, 0))
+    return Prefix(end, above, where(is_on[:, None], tied, 0))
 
 
 def _end_of_all(x: Array, row: Row, settings: RowSettings, total: Wide) -> End:
@@ -54,7 +55,7 @@ def _end_of_all(x: Array, row: Row, settings: RowSettings, total: Wide) -> End:
 
     def shorter(is_on: Array, weigh: Weigh, target: Wide) -> End:
         new = _shortest(x, weigh, target)
-        return End(jnp.where(is_on, new.value, end.value), jnp.where(is_on, new.ties, end.ties))
+        return End(where(is_on, new.value, end.value), where(is_on, new.ties, end.ties))
 
     def weigh(x: Array) -> Array:
         return row_weights(row, x)
@@ -73,7 +74,7 @@ def _end_of_all(x: Array, row: Row, settings: RowSettings, total: Wide) -> End:
     if settings.min_p is not None:
         light = first_light(x, weigh(x), min_p_threshold(settings.min_p))
         is_cut = light >= end.value
-        end = End(jnp.where(is_cut, light, end.value), jnp.where(is_cut, 0, end.ties))
+        end = End(where(is_cut, light, end.value), where(is_cut, 0, end.ties))
     return end
 
 
@@ -88,7 +89,7 @@ def _shortest(x: Array, weigh: Weigh, target: Wide) -> End:
     above = low, low  # what those weigh that surely do not
     for shift in range(30, -2, -2):
         pivots = [low + np.uint32(i << shift) for i in (1, 2, 3)]
-        parts = [jnp.where(ranks >= per_row(pivot, x), weights, 0) for pivot in pivots]
+        parts = [where(ranks >= per_row(pivot, x), weights, 0) for pivot in pivots]
         sums = _wide.sums(*(half for part in parts for half in _wide.widen(part)), axes=(2,))
         sums = [half for i in (0, 2, 4) for half in _wide.carry(sums[i], sums[i + 1])]
         sums = _wide.sums(*sums, axes=(1,))
@@ -97,10 +98,10 @@ def _shortest(x: Array, weigh: Weigh, target: Wide) -> End:
         for i in (2, 1, 0):
             above = _wide.select(is_missed[i], masses[i], above)
         for i in (0, 1, 2):
-            low = jnp.where(is_missed[i], low, pivots[i])
+            low = where(is_missed[i], low, pivots[i])
     value = value_of(lax.bitcast_convert_type(low ^ SIGN, jnp.int32))
     ties = _wide.quotient(_wide.subtract(target, above), jnp.maximum(weigh(value), 1))
-    return End(value, jnp.where(value > -jnp.inf, ties, 0))  # else all are kept
+    return End(value, where(value > -jnp.inf, ties, 0))  # else all are kept
 
 
 def chunk_sums_at_once(weights: Array) -> Wide:
@@ -120,7 +121,7 @@ def _above(parts: list[Array], row: Row, value: Array) -> tuple[Wide, Array]:
     bound = per_row(value, parts[0])
     high, low, tied = (jnp.zeros_like(parts[0], jnp.uint32) for _ in range(3))
     for x in parts:
-        more = _wide.widen(jnp.where(x > bound, row_weights(row, x), 0))
+        more = _wide.widen(where(x > bound, row_weights(row, x), 0))
         high, low = high + more[0], low + more[1]
         tied = tied + (x == bound).astype(jnp.uint32)
     high, low, tied = _wide.sums(high, low, tied, axes=(2,))

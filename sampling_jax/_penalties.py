@@ -20,6 +20,7 @@ from sampling_jax._checks import (
 )
 from sampling_jax._history import History, check_history
 from sampling_jax._masks import unpack
+from sampling_jax._where import where
 from sampling_jax.reference import SMALLEST_NORMAL
 
 
@@ -107,33 +108,33 @@ def _penalise(
     counts = matrix(history.counts, batch)
     generated = counts > 0
     finite = jnp.isfinite(x)
-    result = jnp.where(finite, x, 0)
+    result = where(finite, x, 0)
     changed = jnp.zeros(x.shape, bool)
     if repetition is not None:
         factor = column(repetition, batch)
         seen = generated | unpack(matrix(history.prompt, batch), vocabulary)
         seen = seen & (factor >= SMALLEST_NORMAL) & (factor != 1)
         # A reciprocal for each row: compilers differ in how they round a quotient for each token.
-        factor = jnp.minimum(jnp.where(factor > 0, factor, 1), 1 / SMALLEST_NORMAL)
-        scaled = result * jnp.where(result > 0, 1 / factor, factor)
-        result = jnp.where(seen, scaled, result)
+        factor = jnp.minimum(where(factor > 0, factor, 1), 1 / SMALLEST_NORMAL)
+        scaled = result * where(result > 0, 1 / factor, factor)
+        result = where(seen, scaled, result)
         changed = changed | seen
     if frequency is not None:
         step = _additive(frequency, batch)
         # The clip also keeps a compiler from fusing two roundings into one.
         drop = jnp.clip(step * counts.astype(jnp.float32), -LARGEST, LARGEST)
-        result = jnp.where(generated, result - drop, result)
+        result = where(generated, result - drop, result)
         changed = changed | (generated & (step != 0))
     if presence is not None:
         step = _additive(presence, batch)
-        result = jnp.where(generated, result - step, result)
+        result = where(generated, result - step, result)
         changed = changed | (generated & (step != 0))
     # What is finite stays so: an overflow to inf would take all the mass.
     result = jnp.clip(result, -LARGEST, LARGEST)
-    return jnp.where(changed & finite, result, x).reshape(logits.shape)
+    return where(changed & finite, result, x).reshape(logits.shape)
 
 
 def _additive(penalty: Array, batch: tuple[int, ...]) -> Array:
     """Finite penalties [N, 1]; NaN is off."""
     step = column(penalty, batch)
-    return jnp.clip(jnp.where(jnp.isnan(step), 0, step), -LARGEST, LARGEST)
+    return jnp.clip(where(jnp.isnan(step), 0, step), -LARGEST, LARGEST)

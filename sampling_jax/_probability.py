@@ -12,6 +12,7 @@ from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._where import where
 
 
 class Distribution(NamedTuple):
@@ -29,10 +30,10 @@ def distribution_of(logits: Array, settings: RowSettings) -> Distribution:
     n, positions, vocabulary = logits.shape
     x = logits.reshape(n * positions, vocabulary)
     settings = jax.tree.map(lambda value: jnp.repeat(value, positions), settings)
-    x = to_chunks(jnp.where(kept_rows(x, settings), clean(x), -jnp.inf))
+    x = to_chunks(where(kept_rows(x, settings), clean(x), -jnp.inf))
     top = jnp.max(x, axis=(1, 2, 3))
     # With any finite top, a row of nothing weighs nothing.
-    row = Row(jnp.where(top > -jnp.inf, top, 0), scale(settings.temperature))
+    row = Row(where(top > -jnp.inf, top, 0), scale(settings.temperature))
     total = _wide.add_up(chunk_sums(row_weights(row, x)), axes=(1,))
     # log2(e) / total is correctly rounded everywhere, and its factor is common to all p and q.
     unit = scale(jnp.maximum(_wide.approximate(total), 1)) * 2**30
@@ -51,5 +52,5 @@ def probability_of(distribution: Distribution, ids: Array) -> Array:
     x = distribution.x.reshape(ids.size, -1)
     flat = ids.reshape(ids.size, 1)
     at_id = jnp.take_along_axis(x, jnp.maximum(flat, 0), axis=1)
-    at_id = jnp.where(flat >= 0, at_id, -jnp.inf)
+    at_id = where(flat >= 0, at_id, -jnp.inf)
     return probability(distribution, at_id).reshape(ids.shape)

@@ -11,6 +11,7 @@ from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import fold_vmap
 from sampling_jax._weights import divisor, is_greedy, over, plain
+from sampling_jax._where import where
 
 
 def process_logits(
@@ -162,18 +163,18 @@ def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
     infinite = keep & (x == jnp.inf)
     any_infinite = jnp.any(infinite, axis=1, keepdims=True)
     # Zeros where nothing is kept: a gradient through -inf would be NaN.
-    finite = jnp.where(keep & ~any_infinite, x, 0)
+    finite = where(keep & ~any_infinite, x, 0)
     temperature = divisor(flat.temperature)[:, None]
-    top = lax.stop_gradient(jnp.max(jnp.where(keep, x, -jnp.inf), axis=1, keepdims=True))
+    top = lax.stop_gradient(jnp.max(where(keep, x, -jnp.inf), axis=1, keepdims=True))
     # A shift changes no probability: for precision, or where the quotients would overflow.
     shifted = normalize | ~jnp.isfinite(top / temperature)
-    result = over(finite - jnp.where(shifted & jnp.isfinite(top), top, 0), temperature)
+    result = over(finite - where(shifted & jnp.isfinite(top), top, 0), temperature)
     keep = keep & (infinite | ~any_infinite)
     if normalize:
         drawable = jnp.any(keep, axis=1, keepdims=True)
-        support = jnp.where(keep | ~drawable, result, -jnp.inf)
+        support = where(keep | ~drawable, result, -jnp.inf)
         result = result - jax.nn.logsumexp(support, axis=1, keepdims=True)
-    return jnp.where(keep, result, -jnp.inf).reshape(logits.shape)
+    return where(keep, result, -jnp.inf).reshape(logits.shape)
 
 
 @fold_vmap
@@ -182,6 +183,6 @@ def kept_rows(logits: Array, settings: RowSettings) -> Array:
     logits = plain(logits)
     # A greedy row keeps one token: its other filters keep that token whatever they are.
     top_k = jnp.int32(0) if settings.top_k is None else settings.top_k
-    top_k = jnp.where(is_greedy(settings.temperature), jnp.int32(1), top_k)
+    top_k = where(is_greedy(settings.temperature), jnp.int32(1), top_k)
     _, prefix = find_prefix(logits, settings._replace(top_k=top_k))
     return kept(logits, prefix)

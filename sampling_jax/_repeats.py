@@ -23,6 +23,7 @@ from sampling_jax._checks import (
     rows_of,
 )
 from sampling_jax._matches import NOTHING, match_lengths, text_of, within
+from sampling_jax._where import where
 
 LONGEST = 50  # the largest exponent of the DRY penalty
 
@@ -174,16 +175,16 @@ def _dry(
         text, end = text_of(tokens, length, batch, vocabulary)
         if sequence_breakers is not None:
             breakers = matrix(sequence_breakers, batch)[:, None, :]
-            text = jnp.where(jnp.any(text[:, :, None] == breakers, axis=-1), NOTHING, text)
+            text = where(jnp.any(text[:, :, None] == breakers, axis=-1), NOTHING, text)
         factor, base = column(multiplier, batch), column(base, batch)
         on = (factor > 0) & (base >= 1)
         # Beyond the text no match is that long, and 50 more do not overflow.
         allowed = jnp.clip(column(allowed_length, batch), 0, text.shape[1])
-        lengths = match_lengths(text, end, jnp.where(on, allowed + LONGEST, 0))
+        lengths = match_lengths(text, end, where(on, allowed + LONGEST, 0))
         wanted = on & (lengths >= jnp.maximum(allowed, 1)) & within(text, end)
         exponent = jnp.clip(lengths - allowed, 0, LONGEST)
-        power = _power(jnp.where(on, base, 1), exponent)
-        penalty = jnp.minimum(jnp.where(on, factor, 0) * power, LARGEST)
+        power = _power(where(on, base, 1), exponent)
+        penalty = jnp.minimum(where(on, factor, 0) * power, LARGEST)
         place = places(text, vocabulary, wanted)
         # A longer match costs more, so the least of what its matches leave is what a token keeps.
         x = x.at[place].min(x.at[place].get(mode="fill", fill_value=0) - penalty, mode="drop")
@@ -194,6 +195,6 @@ def _power(base: Array, exponent: Array) -> Array:
     """`base ** exponent` by squaring, for integers up to LONGEST: the same on every device."""
     result = jnp.ones_like(base)
     for bit in range(LONGEST.bit_length()):
-        result = jnp.where((exponent >> bit) & 1 == 1, result * base, result)
+        result = where((exponent >> bit) & 1 == 1, result * base, result)
         base = base * base
     return result

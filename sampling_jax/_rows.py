@@ -9,6 +9,8 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
+from sampling_jax._where import where
+
 GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once, on CPU and on a GPU
 
 Rows = TypeVar("Rows")  # a pytree of arrays
@@ -136,7 +138,7 @@ def where_wanted(
     is_given, size = size is not None, size or group_size(vocabulary)
 
     def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
-        result: Rows = jax.tree.map(lambda a, b: jnp.where(per_row(wanted, a), a, b), new, old)
+        result: Rows = jax.tree.map(lambda a, b: where(per_row(wanted, a), a, b), new, old)
         return result
 
     def whole(wanted: Array, state: Rows, x: Array) -> Rows:

@@ -14,6 +14,7 @@ from sampling_jax._mass import mass
 from sampling_jax._rows import fold_vmap, taken
 from sampling_jax._sample import flat_draws
 from sampling_jax._weights import clean
+from sampling_jax._where import where
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
 
@@ -71,7 +72,7 @@ def _rows(bits: Array, logits: Array, settings: RowSettings) -> tuple[Array, Arr
     """int32 and float32 [N] from bits [N, 2], logits [N, V] and settings [N]."""
 
     def certain(token: Array) -> tuple[Array, Array]:
-        return token, jnp.where(token >= 0, jnp.float32(0), -jnp.inf)
+        return token, where(token >= 0, jnp.float32(0), -jnp.inf)
 
     return drawn(_draw, certain, bits, logits, settings)
 
@@ -86,9 +87,9 @@ def _logprob(kept: Kept, token: Array) -> Array:
     logits, row, prefix, greedy = kept
     at_token = lax.iota(jnp.int32, len(token)), jnp.maximum(token, 0)
     drawn = clean(taken(lambda x: x[at_token], logits))
-    octaves = jnp.where(drawn == row.top, jnp.float32(0), (row.top - drawn) * row.scale)
+    octaves = where(drawn == row.top, jnp.float32(0), (row.top - drawn) * row.scale)
     # As many times as heavy as its most likely token alone.
     share = _wide.approximate(mass(prefix, row)) / np.float32(HEAVIEST)
     logprob = -octaves / LOG2_E - jnp.log(jnp.maximum(share, 1))
-    logprob = jnp.where(greedy, 0, logprob)
-    return jnp.where(token >= 0, logprob, -jnp.inf)
+    logprob = where(greedy, 0, logprob)
+    return where(token >= 0, logprob, -jnp.inf)

@@ -16,6 +16,7 @@ from sampling_jax._bracket import (
 )
 from sampling_jax._marks import Bits, Known, Weigh, is_within, known_of, least_of
 from sampling_jax._rows import packed
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 PASSES = 6  # most searches take no more
@@ -51,7 +52,7 @@ def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
         # At first the least of the tops, and no middle: it tells whether the end is among them.
         is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
         upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
-        pivots = jnp.where(is_first, least[:, None], pivots_of(bracket))
+        pivots = where(is_first, least[:, None], pivots_of(bracket))
         pivots = in_order(inside(upper, pivots))
         masses, lows, highs = _weigh(left, weights, value_of(pivots))
         masses = _wide.add(_wide.column(marks.base), masses)
@@ -69,12 +70,12 @@ def _weigh(x: Array, weights: Array, pivots: Array) -> tuple[Wide, Array, Array]
     """
     x, weights = (v[:, :, None] if v.ndim else v for v in (x, weights))
     is_in = x >= pivots[:, None, :, None, None]
-    high, low = _wide.widen(jnp.where(is_in, weights, 0))
-    least, most = jnp.where(is_in, x, jnp.inf), jnp.where(is_in, -jnp.inf, x)
+    high, low = _wide.widen(where(is_in, weights, 0))
+    least, most = where(is_in, x, jnp.inf), where(is_in, -jnp.inf, x)
     start = [jnp.uint32(0), jnp.uint32(0), jnp.float32(jnp.inf), jnp.float32(-jnp.inf)]
 
     def join(a: list[Array], b: list[Array]) -> list[Array]:
-        less, more = jnp.where(a[2] < b[2], a[2], b[2]), jnp.where(a[3] > b[3], a[3], b[3])
+        less, more = where(a[2] < b[2], a[2], b[2]), where(a[3] > b[3], a[3], b[3])
         return [a[0] + b[0], a[1] + b[1], less, more]
 
     # One at a time: two at once take twice as long.

@@ -11,6 +11,7 @@ from sampling_jax._cutoffs import apply_filter
 from sampling_jax._rows import alike, fold_vmap, per_row
 from sampling_jax._surprise import flat
 from sampling_jax._weights import clean, divide
+from sampling_jax._where import where
 
 
 def apply_top_n_sigma(logits: ArrayLike, top_n_sigma: ArrayLike | None) -> Array:
@@ -53,24 +54,24 @@ def _top_n_sigma(logits: Array, n: Array) -> Array:
     x = to_chunks(clean(logits))
     n, top = alike((n, jnp.max(x, axis=(1, 2, 3))))
     is_finite = x > -jnp.inf
-    least = jnp.min(jnp.where(is_finite, x, jnp.inf), axis=(1, 2, 3))
+    least = jnp.min(where(is_finite, x, jnp.inf), axis=(1, 2, 3))
 
     def distance(x: Array) -> Array:
         like = per_row(top, x)
-        return clean(jnp.where(x == like, 0, jnp.minimum(like - x, LARGEST)))
+        return clean(where(x == like, 0, jnp.minimum(like - x, LARGEST)))
 
     # A power of 2 that makes integers below 2**16 of all distances.
     exponent = (lax.bitcast_convert_type(distance(least), jnp.int32) >> 23) & 255
     factor = jnp.clip(269 - exponent, 1, 254) << 23
     factor = lax.bitcast_convert_type(factor, jnp.float32)
-    steps = jnp.where(is_finite, distance(x) * per_row(factor, x), 0).astype(jnp.uint32)
+    steps = where(is_finite, distance(x) * per_row(factor, x), 0).astype(jnp.uint32)
     count = jnp.sum(chunk_counts(is_finite), axis=1, dtype=jnp.uint32)
     count = jnp.maximum(count, 1).astype(jnp.float32)
 
     def mean(values: Array) -> Array:
         # Halves of a square, each below 2**31, so that chunks add up.
         total = _wide.approximate(_wide.add_up(chunk_sums(values), axes=(1,)))
-        return jnp.where(total > 0, divide(jnp.maximum(total, 1), count), 0)
+        return where(total > 0, divide(jnp.maximum(total, 1), count), 0)
 
     middle = mean(steps)
     square = steps * (steps >> 1), steps * (steps & 1)

@@ -18,6 +18,7 @@ from sampling_jax._passes import chunk_sums_at_once, up_to
 from sampling_jax._rows import at
 from sampling_jax._tops import DEPTH, Tops, largest_of
 from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
 BLOCK = 16  # of running sums
@@ -101,7 +102,7 @@ def _end_of_few(few: Tops, row: Row, settings: RowSettings, total: Wide) -> tupl
     place = lax.broadcasted_iota(jnp.int32, x.shape, 1)
     first = jnp.full_like(k_on, size, jnp.int32)
     if settings.top_k is not None:
-        first = jnp.where(k_on, settings.top_k, size)
+        first = where(k_on, settings.top_k, size)
     is_kept = place < first[:, None]
     if settings.top_p is not None:
         upto = _running_sums(_wide.widen(weights))
@@ -112,18 +113,18 @@ def _end_of_few(few: Tops, row: Row, settings: RowSettings, total: Wide) -> tupl
     if settings.min_p is not None:
         is_kept = is_kept & (weights >= min_p_threshold(settings.min_p)[:, None])
     # What is kept is not counted, but ends with the last of these; so one kernel finds all of it.
-    ends = jnp.where(is_kept, place + 1, 0)
-    begins = jnp.where((place == 0) | (x != _shifted(x, -jnp.inf)), ends, 0)
+    ends = where(is_kept, place + 1, 0)
+    begins = where((place == 0) | (x != _shifted(x, -jnp.inf)), ends, 0)
 
     def later(a: list[Array], b: list[Array]) -> list[Array]:
         is_later = a[1] > b[1]
-        return [jnp.maximum(a[0], b[0]), *(jnp.where(is_later, v, w) for v, w in zip(a[1:], b[1:]))]
+        return [jnp.maximum(a[0], b[0]), *(where(is_later, v, w) for v, w in zip(a[1:], b[1:]))]
 
     start = [jnp.int32(0), jnp.int32(0), jnp.float32(-jnp.inf)]
     kept, begin, value = lax.reduce([ends, begins, x], start, later, (1,))
-    ties = jnp.where(value > -jnp.inf, kept - begin + 1, 0)  # else all are kept
+    ties = where(value > -jnp.inf, kept - begin + 1, 0)  # else all are kept
     # top_p needs the total of what top_k keeps, wherever it ends itself.
-    deepest = jnp.where(k_on & p_on, at(x, first - 1), value)
+    deepest = where(k_on & p_on, at(x, first - 1), value)
     return End(value, ties.astype(jnp.uint32)), (deepest > floor) | (floor == -jnp.inf)
 
 
@@ -145,6 +146,6 @@ def _running_sums(number: Wide) -> Wide:
     place = lax.iota(jnp.int32, size)
     is_before = (place[:, None] <= place[None, :])[None]
     # Along the second axis, so that each thread adds up on its own.
-    parts = (jnp.where(is_before, part[:, :, None], 0) for part in number)
+    parts = (where(is_before, part[:, :, None], 0) for part in number)
     high, low = _wide.sums(*parts, axes=(1,))
     return _wide.carry(high, low)

@@ -24,6 +24,7 @@ from sampling_jax._locate import draw_by
 from sampling_jax._probability import Distribution, distribution_of, probability, probability_of
 from sampling_jax._rows import per_row
 from sampling_jax._weights import row_weights
+from sampling_jax._where import where
 
 
 class Verified(NamedTuple):
@@ -157,11 +158,11 @@ def _verify(
     p, q = probability_of(target, padded)[:, :-1], probability_of(draft, ids)
     threshold = _wide.narrow(_wide.fraction(bits[:, :-1], _wide.widen(q)))
     is_accepted = (threshold < p) & (position[:, :-1] < length[:, None])
-    accepted = jnp.min(jnp.where(is_accepted, drafts, position[:, :-1]), axis=1)
+    accepted = jnp.min(where(is_accepted, drafts, position[:, :-1]), axis=1)
 
     last = _last_token(target, draft, accepted, length, bits[:, -1])
-    tokens = jnp.where(position == accepted[:, None], last[:, None], -1)
-    tokens = jnp.where(position < accepted[:, None], padded, tokens)
+    tokens = where(position == accepted[:, None], last[:, None], -1)
+    tokens = where(position < accepted[:, None], padded, tokens)
     return Verified(tokens.reshape(*batch, drafts + 1), accepted.reshape(batch))
 
 
@@ -178,6 +179,6 @@ def _last_token(
     p, q = probability(target, target.x), probability(draft, draft.x)
     # Where rounding leaves nothing of p - q, or there was no draft to reject, p itself.
     is_residual = (accepted < length) & jnp.any(p > q, axis=(1, 2, 3))
-    residual = jnp.where(p > q, p - q, 0)
-    weights = jnp.where(per_row(is_residual, p), residual, row_weights(target.row, target.x))
+    residual = where(p > q, p - q, 0)
+    weights = where(per_row(is_residual, p), residual, row_weights(target.row, target.x))
     return draw_by(bits, weights, chunk_sums(weights))

@@ -19,6 +19,7 @@ from sampling_jax._rows import packed, per_row, unpacked
 from sampling_jax._search import search
 from sampling_jax._tops import Tops, lane_tops
 from sampling_jax._weights import Row, is_greedy, row_weights
+from sampling_jax._where import where
 from sampling_jax._wide import Wide
 from sampling_jax.reference import LOG2_E
 
@@ -73,18 +74,18 @@ def shorten(
 
         def weigh(row: Row, x: Array) -> Array:
             one = jnp.uint32(1)
-            return one if settings.top_p is None else jnp.where(counts, one, row_weights(row, x))
+            return one if settings.top_p is None else where(counts, one, row_weights(row, x))
 
         last, total = unpacked(state[0], all_kept)
         k_on, p_on, _ = filters_on(rows.settings, rows.row.top)
-        is_on = rows.wanted & jnp.where(counts, k_on, p_on)
+        is_on = rows.wanted & where(counts, k_on, p_on)
         is_asked = is_last | (p_on & (k_on | rows.unknown))
         known = _begun(counts, is_last, rows, last, total, is_on, is_asked, logits.shape[1])
         known, sums = search(known, few.logits, everything, logits, weigh)
         end = _end_of(known, last, rows, is_on, weigh)
         # Of the row outside, or what all tops weigh is computed in both steps.
         own = stacked(weigh_above(tops.logits, row, end.value))
-        sums = jnp.where(per_row(known.marks.status, sums) == TOLD, sums, own)
+        sums = where(per_row(known.marks.status, sums) == TOLD, sums, own)
         kept = mass(Prefix(end, *unstacked(sums)), rows.row)
         return packed((end, _wide.select(is_asked & counts, kept, total))), sums
 
@@ -123,16 +124,16 @@ def _begun(
         size = _wide.widen(jnp.full_like(top_k, vocabulary))
         all_weigh = _wide.select(counts, size, total)
     # Weights are 0 from 31 octaves down.
-    reach = jnp.where(is_greedy(settings.temperature), 0, settings.temperature) * OCTAVES
+    reach = where(is_greedy(settings.temperature), 0, settings.temperature) * OCTAVES
     weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - reach, -LARGEST)
-    least = rank(jnp.where(counts, -jnp.inf, weightless))
+    least = rank(where(counts, -jnp.inf, weightless))
     least = jnp.maximum(least, rank(last.value))  # what is below is not kept
     asked = is_asked.astype(jnp.uint32) * ASKED
-    status = jnp.where(wanted | unknown, asked, jnp.uint32(TOLD))
+    status = where(wanted | unknown, asked, jnp.uint32(TOLD))
     cut = None
     if last_cut is not None:
         light, threshold = last_cut
-        cut = Cut(jnp.where(is_last, light, -jnp.inf), jnp.where(is_last, threshold, 0))
+        cut = Cut(where(is_last, light, -jnp.inf), where(is_last, threshold, 0))
         least = jnp.maximum(least, rank(cut.light))  # what is below is dropped anyhow
     bracket = opened(row.top, least, all_weigh, target, is_on, rank(last.value))
     return Known(bracket, Marks(floor, bracket.above, top_floor, status, row, cut))
@@ -144,9 +145,9 @@ def _end_of(known: Known, last: End, rows: Fixed, is_on: Array, weigh: Weigh) ->
     value = value_of(bracket.low)
     missing = _wide.subtract(bracket.target, bracket.above)
     ties = _wide.quotient(missing, jnp.maximum(weigh(rows.row, value), 1))
-    ties = jnp.where(value > -jnp.inf, ties, 0)  # else all are kept
-    end = End(value, jnp.where(is_on, ties, last.ties))
+    ties = where(value > -jnp.inf, ties, 0)  # else all are kept
+    end = End(value, where(is_on, ties, last.ties))
     if marks.cut is None:
         return end
     is_cut = rows.wanted & (marks.cut.light >= value)
-    return End(jnp.where(is_cut, marks.cut.light, value), jnp.where(is_cut, 0, end.ties))
+    return End(where(is_cut, marks.cut.light, value), where(is_cut, 0, end.ties))

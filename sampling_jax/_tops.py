@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from sampling_jax._chunks import LANES, in_chunks
 from sampling_jax._weights import clean, numbers
+from sampling_jax._where import where
 
 DEPTH = 4  # the tops kept of each column of 32 logits
 
@@ -68,7 +69,7 @@ def largest_of(lists: Sequence[Array], axis: int, least: float = -jnp.inf) -> li
 def _exchange(x: list[Array], i: int, j: int) -> None:
     """Let x[i] >= x[j]."""
     is_greater = x[i] > x[j]
-    x[i], x[j] = jnp.where(is_greater, x[i], x[j]), jnp.where(is_greater, x[j], x[i])
+    x[i], x[j] = where(is_greater, x[i], x[j]), where(is_greater, x[j], x[i])
 
 
 def _sort(x: list[Array]) -> list[Array]:
@@ -91,4 +92,4 @@ def _merge(x: list[Array]) -> list[Array]:
 
 def _largest(a: Sequence[Array], b: Sequence[Array]) -> list[Array]:
     """The larger half of two sorted lists, sorted."""
-    return _merge([jnp.where(m > n, m, n) for m, n in zip(a, reversed(b), strict=True)])
+    return _merge([where(m > n, m, n) for m, n in zip(a, reversed(b), strict=True)])

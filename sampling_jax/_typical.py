@@ -13,6 +13,7 @@ from sampling_jax._locate import all_above, locate
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import flat, mean_surprise, scored, surprise
 from sampling_jax._weights import clean
+from sampling_jax._where import where
 
 
 def apply_typical_p(logits: ArrayLike, typical_p: ArrayLike | None) -> Array:
@@ -51,12 +52,12 @@ def _typical_p(logits: Array, p: Array) -> Array:
     rows, p = scored(logits, p)
     is_on = (p < 1) & (rows.row.top > -jnp.inf)
     distance = jnp.abs(surprise(rows) - per_row(mean_surprise(rows), rows.x))
-    rank = clean(jnp.where(rows.x > -jnp.inf, -distance, -jnp.inf))
+    rank = clean(where(rows.x > -jnp.inf, -distance, -jnp.inf))
     target = top_p_target(p, rows.total)
     end, above = end_of(rank, rows.weights, target, rows.total, is_on)
     # Of those at the very end, the first by id: the two sides of the mean weigh differently.
     is_end = rank == per_row(end, rank)
-    tied = jnp.where(is_end, rows.weights, 0)
+    tied = where(is_end, rows.weights, 0)
     missing = _wide.subtract(target, above)
     rest = _wide.subtract(missing, _wide.widen(jnp.ones_like(end, jnp.uint32)))
     ties = all_above(jnp.zeros_like(end, jnp.uint32), chunk_sums(tied))

@@ -8,6 +8,7 @@ import numpy as np
 from jax import Array, lax
 
 from sampling_jax._rows import per_row, traced_once
+from sampling_jax._where import where
 from sampling_jax.reference import EXP2, GREEDY, LOG2_E, SMALLEST_NORMAL
 
 LEAST_ZERO = (np.float32(0) - SMALLEST_NORMAL).view(np.int32) - 1  # the bits of it
@@ -24,7 +25,7 @@ def clean(logits: Array) -> Array:
     """float32 logits; NaN counts as -inf, subnormal numbers (and -0) as 0."""
     x = logits.astype(jnp.float32)
     is_nan_or_tiny = ~(jnp.abs(x) >= SMALLEST_NORMAL)
-    return jnp.where(is_nan_or_tiny, jnp.where(jnp.isnan(x), -jnp.inf, jnp.float32(0)), x)
+    return where(is_nan_or_tiny, where(jnp.isnan(x), -jnp.inf, jnp.float32(0)), x)
 
 
 def plain(logits: Array) -> Array:
@@ -35,7 +36,7 @@ def plain(logits: Array) -> Array:
 def numbers(logits: Array) -> Array:
     """float32 logits; NaN counts as -inf."""
     x = logits.astype(jnp.float32)
-    return jnp.where(x > -jnp.inf, x, -jnp.inf)  # one instruction
+    return where(x > -jnp.inf, x, -jnp.inf)  # one instruction
 
 
 def is_greedy(temperature: Array) -> Array:
@@ -46,8 +47,8 @@ def is_greedy(temperature: Array) -> Array:
 def divisor(temperature: Array) -> Array:
     """What the logits of a row are divided by: 1 if it is greedy, inf where its scale is 0."""
     is_flat = temperature > LOG2_E / SMALLEST_NORMAL
-    positive = jnp.where(is_flat, jnp.float32(jnp.inf), temperature)
-    return jnp.where(is_greedy(temperature), jnp.float32(1), positive)
+    positive = where(is_flat, jnp.float32(jnp.inf), temperature)
+    return where(is_greedy(temperature), jnp.float32(1), positive)
 
 
 @jax.custom_jvp
@@ -83,13 +84,13 @@ def divide(numerator: Array, divisor: Array) -> Array:
     exponent = 127 + ((above >> 23) - (below >> 23) - smaller).astype(jnp.int32)
     # The leading one of the mantissa adds 1 to the exponent below it.
     bits = ((exponent - 1).astype(jnp.uint32) << 23) + mantissa
-    return jnp.where(exponent >= 1, lax.bitcast_convert_type(bits, jnp.float32), jnp.float32(0))
+    return where(exponent >= 1, lax.bitcast_convert_type(bits, jnp.float32), jnp.float32(0))
 
 
 def scale(temperature: Array) -> Array:
     """log2(e) / temperature in float32, correctly rounded; inf where greedy."""
     quotient = divide(jnp.full_like(temperature, LOG2_E), temperature)
-    return jnp.where(is_greedy(temperature), jnp.float32(jnp.inf), quotient)
+    return where(is_greedy(temperature), jnp.float32(jnp.inf), quotient)
 
 
 @traced_once
@@ -99,9 +100,9 @@ def row_weights(row: Row, x: Array) -> Array:
     top, scale = per_row(row.top, x), per_row(row.scale, x)
     # Beside a normal number a subnormal one changes no weight; beside 0 it is one.
     zero = lax.bitcast_convert_type(jnp.full_like(row.top, LEAST_ZERO, jnp.int32), jnp.float32)
-    least = per_row(jnp.where(row.top == 0, zero, row.top), x)
-    z = jnp.where(x >= least, jnp.float32(0), (top - x) * scale)
-    z = jnp.where(z < 31, z, jnp.float32(31))  # NaN too
+    least = per_row(where(row.top == 0, zero, row.top), x)
+    z = where(x >= least, jnp.float32(0), (top - x) * scale)
+    z = where(z < 31, z, jnp.float32(31))  # NaN too
     whole = jnp.floor(z)
     t = z - whole
     value = jnp.full_like(z, EXP2[5])

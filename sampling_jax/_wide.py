@@ -10,6 +10,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 
 from sampling_jax._rows import traced_once
+from sampling_jax._where import where
 
 Wide = tuple[Array, Array]
 
@@ -69,7 +70,7 @@ def running_sums(*parts: Array) -> list[Array]:
 def _running_sums(parts: Sequence[Array]) -> list[Array]:
     position = lax.iota(jnp.int32, parts[0].shape[1])
     before = (position[:, None] >= position[None, :])[None]
-    return sums(*(jnp.where(before, part[:, None, :], 0) for part in parts), axes=(2,))
+    return sums(*(where(before, part[:, None, :], 0) for part in parts), axes=(2,))
 
 
 def add(a: Wide, b: Wide) -> Wide:
@@ -109,12 +110,12 @@ def approximate(number: Wide) -> Array:
 
 def keep(condition: Array, number: Wide) -> Wide:
     """`number` where the condition holds, else 0."""
-    return jnp.where(condition, number[0], 0), jnp.where(condition, number[1], 0)
+    return where(condition, number[0], 0), where(condition, number[1], 0)
 
 
 def select(condition: Array | bool, a: Wide, b: Wide) -> Wide:
     """`a` where the condition holds, else `b`."""
-    return jnp.where(condition, a[0], b[0]), jnp.where(condition, a[1], b[1])
+    return where(condition, a[0], b[0]), where(condition, a[1], b[1])
 
 
 def _carried(result: Array, term: Array) -> Array:
@@ -175,7 +176,7 @@ def fraction(bits: Array, number: Wide) -> Wide:
     c2, c1, c0 = _product(bits, column(number))
     # Words 3, 2 and 1 of what each word of the bits adds: 3 and 2 remain after division by 2**64.
     is_upper = jnp.broadcast_to(jnp.array([True, False]), bits.shape)
-    parts = [jnp.where(is_upper, c2, 0), jnp.where(is_upper, c1, c2), jnp.where(is_upper, c0, c1)]
+    parts = [where(is_upper, c2, 0), where(is_upper, c1, c2), where(is_upper, c0, c1)]
 
     def join(a: list[Array], b: list[Array]) -> list[Array]:
         lowest = a[2] + b[2]
@@ -211,6 +212,6 @@ def ceil_share(p: Array, number: Wide) -> Wide:
     low = low + up
     high = high + _carried(low, up)
     tiny = (exponent < 126 - 32) | ((high | low) == 0)
-    low = jnp.where(tiny, jnp.uint32(1), low)
-    high = jnp.where(tiny, jnp.uint32(0), high)
+    low = where(tiny, jnp.uint32(1), low)
+    high = where(tiny, jnp.uint32(0), high)
     return _from_words(high, low)

@@ -12,6 +12,7 @@ from sampling_jax._chunks import chunk_sums, ids_of
 from sampling_jax._cutoffs import heavy, share_of
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import flat, scored
+from sampling_jax._where import where
 from sampling_jax.reference import HEAVIEST
 
 
@@ -67,7 +68,7 @@ def _mix(logits: Array, threshold: Array | None, probability: Array | None) -> A
     if threshold is not None and probability is not None and len(x):
         values = (column(value, batch)[:, 0] for value in (threshold, probability))
         changes = _changes(*lax.stop_gradient((x, *values)))
-        x = jnp.where(changes == 0, x, jnp.where(changes == -jnp.inf, -jnp.inf, x + changes))
+        x = where(changes == 0, x, where(changes == -jnp.inf, -jnp.inf, x + changes))
     return x.reshape(logits.shape)
 
 
@@ -79,15 +80,15 @@ def _changes(logits: Array, threshold: Array, probability: Array) -> Array:
     heaviest = _wide.widen(jnp.full_like(bound[0], HEAVIEST))
     is_on = _wide.is_positive(bound) & ~_wide.greater(bound, heaviest)
     is_choice = heavy(rows, bound) & per_row(is_on, rows.x)
-    least = jnp.min(jnp.where(is_choice, rows.x, jnp.inf), axis=(1, 2, 3))
+    least = jnp.min(where(is_choice, rows.x, jnp.inf), axis=(1, 2, 3))
     is_least = is_choice & (rows.x == per_row(least, rows.x))
     ids = ids_of(rows.x)
-    last = jnp.max(jnp.where(is_least, ids, -1), axis=(1, 2, 3))
+    last = jnp.max(where(is_least, ids, -1), axis=(1, 2, 3))
     dropped = is_choice & ~(ids == per_row(last, rows.x))
-    lost = _wide.add_up(chunk_sums(jnp.where(dropped, rows.weights, 0)), axes=(1,))
+    lost = _wide.add_up(chunk_sums(where(dropped, rows.weights, 0)), axes=(1,))
     left = _wide.approximate(_wide.subtract(rows.total, lost))
-    probability = jnp.where(probability > 0, jnp.minimum(probability, 1), 0)
+    probability = where(probability > 0, jnp.minimum(probability, 1), 0)
     gain = jnp.log1p(probability * (_wide.approximate(lost) / jnp.maximum(left, 1)))
     loss = jnp.log1p(-probability)
-    changes = jnp.where(dropped, per_row(loss, rows.x), per_row(gain, rows.x))
+    changes = where(dropped, per_row(loss, rows.x), per_row(gain, rows.x))
     return flat(changes, logits.shape[1])
