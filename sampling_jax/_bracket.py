@@ -11,8 +11,9 @@ from sampling_jax._checks import LARGEST
 from sampling_jax._rows import per_row, traced_once
 from sampling_jax._where import where
 from sampling_jax._wide import Wide
-from sampling_jax.reference import SMALLEST_NORMAL
 
+SUBNORMAL = 0x7FFFFF  # bits of positive floats up to these are subnormal
+SIGN = -(2**31)  # the bit of it in an int32
 NEAR = 1 / 16  # how far from a guess a search looks, as a share of the bracket
 
 
@@ -26,39 +27,29 @@ class Bracket(NamedTuple):
     target: Wide  # wide [N]
 
 
+@traced_once
 def rank(x: Array) -> Array:
-    """int32 in the order of the floats."""
+    """int32 in the order of the floats; subnormal ones and -0 count as 0.
+
+    So one more is the next that a clean logit can be.
+    """
     bits = lax.bitcast_convert_type(x, jnp.int32)
-    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
+    size = jnp.maximum((bits & 0x7FFFFFFF) - SUBNORMAL, 0)
+    return where(bits < 0, -size, size)
 
 
+@traced_once
 def value_of(ranks: Array) -> Array:
     """The float32 of a rank."""
-    return lax.bitcast_convert_type(ranks ^ ((ranks >> 31) & 0x7FFFFFFF), jnp.float32)
-
-
-@traced_once
-def after(ranks: Array) -> Array:
-    """The next rank that a clean logit can have: subnormal numbers have none."""
-    tiny = int(SMALLEST_NORMAL.view(np.int32))
-    following = ranks + 1
-    following = where((following > 0) & (following < tiny), tiny, following)
-    return where((following < 0) & (following > ~tiny), 0, following)
-
-
-@traced_once
-def before(ranks: Array) -> Array:
-    """The rank before, of those that a clean logit can have."""
-    tiny = int(SMALLEST_NORMAL.view(np.int32))
-    last = ranks - 1
-    last = where((last < 0) & (last > ~tiny), ~tiny, last)
-    return where((last > 0) & (last < tiny), 0, last)
+    size = jnp.abs(ranks)
+    bits = where(ranks == 0, 0, size + SUBNORMAL) | (ranks & SIGN)
+    return lax.bitcast_convert_type(bits, jnp.float32)
 
 
 @traced_once
 def is_open(bracket: Bracket) -> Array:
     """Bool [N]: whether more than one number is left."""
-    return bracket.low < before(bracket.high)
+    return bracket.low < bracket.high - 1
 
 
 def opened(
@@ -76,7 +67,7 @@ def opened(
 
 def raised(bracket: Bracket, least: Array) -> Bracket:
     """Where it is open, it begins at rank int32 [N] or above: there is nothing below."""
-    low = jnp.clip(least, bracket.low, before(bracket.high))
+    low = jnp.clip(least, bracket.low, bracket.high - 1)
     return bracket._replace(low=where(is_open(bracket), low, bracket.low))
 
 
@@ -113,7 +104,7 @@ def shrunk(bracket: Bracket, x: Array, wanted: Array) -> Bracket:
     """As narrow as x [N, ...] allows, in the rows where that holds all that is in the bracket."""
     low, high, *masses = bracket
     axes = tuple(range(1, x.ndim))
-    least, most = (per_row(value_of(r), x) for r in (low, before(high)))
+    least, most = (per_row(value_of(r), x) for r in (low, high - 1))
     is_in = (x >= least) & (x <= most)
     smallest = rank(jnp.min(where(is_in, x, jnp.inf), axis=axes))
     largest = rank(jnp.max(where(is_in, x, -jnp.inf), axis=axes))
@@ -137,14 +128,14 @@ def middle(bracket: Bracket) -> Array:
 def outline(bracket: Bracket) -> Array:
     """Ranks int32 [N, 3] in a bracket: last (which may have many ties), middle and first."""
     low, high, *_ = bracket
-    return inside(bracket, jnp.stack([before(high), middle(bracket), low], axis=1))
+    return inside(bracket, jnp.stack([high - 1, middle(bracket), low], axis=1))
 
 
 @traced_once
 def pivots_of(bracket: Bracket) -> Array:
     """Ranks int32 [N, 3] in a bracket: the middle, which ends a search, and two about a guess."""
     low, high, reached, above, _ = bracket
-    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, before(high)))
+    bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
     guess = missing(bracket) / jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
     share = jnp.clip(guess[:, None] + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
     near = rank(bottom[:, None] * share + top[:, None] * (1 - share))
@@ -166,5 +157,5 @@ def in_order(pivots: Array) -> Array:
 @traced_once
 def inside(bracket: Bracket, pivots: Array) -> Array:
     """Ranks int32 [N, P] moved into a bracket, where they can tell something."""
-    last = before(bracket.high)
-    return after(jnp.clip(pivots, bracket.low[:, None] + 1, last[:, None]) - 1)
+    last = bracket.high - 1
+    return jnp.clip(pivots, bracket.low[:, None] + 1, last[:, None])

@@ -5,7 +5,6 @@ from jax import Array, lax
 
 from sampling_jax._bracket import (
     Bracket,
-    before,
     in_order,
     is_open,
     learn,
@@ -88,7 +87,7 @@ def _learn_pivots(bracket: Bracket, x: Array, weights: Array, pivots: Array) -> 
 
 def _below(bracket: Bracket, x: Array) -> Array:
     """Logits x of which those above a bracket are -inf."""
-    return where(x <= per_row(value_of(before(bracket.high)), x), x, -jnp.inf)
+    return where(x <= per_row(value_of(bracket.high - 1), x), x, -jnp.inf)
 
 
 def end_of(

@@ -3,7 +3,7 @@
 import jax.numpy as jnp
 from jax import Array
 
-from sampling_jax._bracket import Bracket, before, inside, missing, outline, rank, value_of
+from sampling_jax._bracket import Bracket, inside, missing, outline, rank, value_of
 from sampling_jax._chunks import count, in_halves
 from sampling_jax._locate import Weigh
 from sampling_jax._where import where
@@ -18,7 +18,7 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh) -> Array:
     If that is a number with many ties, they enclose it alone. Where the sample does not tell, they
     are the ends and the middle of the bracket, which ends any search.
     """
-    last = before(bracket.high)
+    last = bracket.high - 1
     flat = x.reshape(len(x), -1)
     stride = (flat.shape[1] // SAMPLE) | 1  # odd, so that it visits all lanes
     sample = flat[:, ::stride]

@@ -6,7 +6,7 @@ from typing import NamedTuple
 import jax.numpy as jnp
 from jax import Array
 
-from sampling_jax._bracket import Bracket, after, is_open, rank, value_of
+from sampling_jax._bracket import Bracket, is_open, rank, value_of
 from sampling_jax._rows import packed, unpacked
 from sampling_jax._weights import Row
 from sampling_jax._wide import Wide
@@ -55,7 +55,7 @@ def known_of(bits: Bits, like: Known) -> Known:
 
 def least_of(floor: Array) -> Array:
     """Ranks int32 [N]: tops hold all from these upwards."""
-    return after(rank(floor))
+    return rank(floor) + 1
 
 
 def is_within(bracket: Bracket, marks: Marks) -> Array:

@@ -5,8 +5,6 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._bracket import (
-    after,
-    before,
     in_order,
     inside,
     learn,
@@ -51,12 +49,12 @@ def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
         least = least_of(marks.floor)
         # At first the least of the tops, and no middle: it tells whether the end is among them.
         is_first = (bracket.low < least)[:, None] & jnp.array([[True, False, False]])
-        upper = bracket._replace(low=jnp.maximum(bracket.low, before(least)))
+        upper = bracket._replace(low=jnp.maximum(bracket.low, least - 1))
         pivots = where(is_first, least[:, None], pivots_of(bracket))
         pivots = in_order(inside(upper, pivots))
         masses, lows, highs = _weigh(left, weights, value_of(pivots))
         masses = _wide.add(_wide.column(marks.base), masses)
-        highs = jnp.maximum(after(rank(highs)), least[:, None])
+        highs = jnp.maximum(rank(highs) + 1, least[:, None])
         bracket = learn(bracket, rank(lows), highs, masses, is_within(bracket, marks))
         return packed(bracket), loop[1] + 1
 

@@ -10,7 +10,6 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._bracket import rank, value_of
 from sampling_jax._chunks import LANES, to_chunks
 from sampling_jax._filters import filters_on, is_any_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
@@ -45,12 +44,17 @@ def _key(x: Array) -> Array:
     """int32 in the order of the floats, but NaN first: comparisons of floats, which NaN fails, a
     compiler makes in a pass of their own.
     """
-    return rank(x.astype(jnp.float32)) + BEYOND
+    return _turned(lax.bitcast_convert_type(x.astype(jnp.float32), jnp.int32)) + BEYOND
 
 
 def _value(key: Array) -> Array:
     """The clean float32 of a key."""
-    return clean(value_of(key - BEYOND))
+    return clean(lax.bitcast_convert_type(_turned(key - BEYOND), jnp.float32))
+
+
+def _turned(bits: Array) -> Array:
+    """The bits of floats as int32 in their order, and back."""
+    return bits ^ ((bits >> 31) & 0x7FFFFFFF)
 
 
 def _columns(keys: Array) -> tuple[list[Array], list[Array]]:
