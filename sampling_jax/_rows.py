@@ -101,13 +101,12 @@ def packed(rows: Any) -> Array:
 def unpacked(bits: Array, like: Rows) -> Rows:
     """What was packed, or the first of it: as arrays [N, ...], but for N."""
     leaves, tree = jax.tree.flatten(like)
-    values, start = [], 0
-    for leaf in leaves:
-        stop = start + math.prod(leaf.shape[1:])
-        part = lax.slice_in_dim(bits, start, stop, axis=1)
-        part = lax.reshape(part, (len(bits), *leaf.shape[1:]))
-        values.append(_as_bits(part, leaf.dtype))
-        start = stop
+    sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
+    parts = lax.split(bits, [*sizes, bits.shape[1] - sum(sizes)], axis=1)
+    values = [
+        _as_bits(lax.reshape(part, (len(bits), *leaf.shape[1:])), leaf.dtype)
+        for part, leaf in zip(parts, leaves)
+    ]
     result: Rows = jax.tree.unflatten(tree, values)
     return result
 
