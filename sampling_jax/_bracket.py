@@ -8,6 +8,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._checks import LARGEST
+from sampling_jax._device import by_device
 from sampling_jax._rows import per_row, traced_once
 from sampling_jax._where import where
 from sampling_jax._wide import Wide
@@ -150,7 +151,7 @@ def in_order(pivots: Array) -> Array:
     There XLA makes one slow function in one thread of a loop that it takes for small, unless there
     is a sort in it.
     """
-    result: Array = lax.platform_dependent(pivots, cpu=jnp.sort, default=lambda pivots: pivots)
+    result: Array = by_device(pivots, cpu=jnp.sort, default=lambda pivots: pivots)
     return result
 
 

@@ -6,6 +6,7 @@ from jax import Array, lax
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
+from sampling_jax._device import by_device
 from sampling_jax._filters import filters_on, is_any_on
 from sampling_jax._locate import Prefix, all_above, locate
 from sampling_jax._mass import kept_sums, stacked
@@ -49,7 +50,7 @@ def _few(settings: RowSettings, n: int, vocabulary: int) -> Array:
     size = group_size(vocabulary)
     # The step before top_p can, if there is one; elsewhere than on CPU it would weigh all rows.
     most = 0 if settings.top_k is None else n // (3 * size) * size
-    few: Array = lax.platform_dependent(cpu=lambda: jnp.int32(most), default=lambda: jnp.int32(0))
+    few: Array = by_device(cpu=lambda: jnp.int32(most), default=lambda: jnp.int32(0))
     return few
 
 

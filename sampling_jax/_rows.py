@@ -9,6 +9,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
+from sampling_jax._device import by_device
 from sampling_jax._where import where
 
 GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once, on CPU and on a GPU
@@ -158,7 +159,7 @@ def where_wanted(
             )
             return put
 
-        parts = (jnp.sum(wanted, dtype=jnp.int32) + size - 1) // size
+        parts = lax.div(jnp.sum(wanted, dtype=jnp.int32) + size - 1, jnp.int32(size))
         in_order: Rows = lax.fori_loop(0, parts, part, state)
         if size == 1:  # each is where it was
             return in_order
@@ -169,7 +170,7 @@ def where_wanted(
             return whole(*rows)
         if is_given:
             return by_parts(*rows)
-        result: Rows = lax.platform_dependent(*rows, cpu=by_parts, default=whole)
+        result: Rows = by_device(*rows, cpu=by_parts, default=whole)
         return result
 
     result: Rows = lax.cond(jnp.any(wanted), of_all, lambda _, state, x: state, wanted, state, x)

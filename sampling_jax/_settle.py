@@ -12,6 +12,7 @@ from sampling_jax._bracket import (
     rank,
     value_of,
 )
+from sampling_jax._device import by_device
 from sampling_jax._marks import Bits, Known, Weigh, is_within, known_of, least_of
 from sampling_jax._rows import packed
 from sampling_jax._where import where
@@ -23,8 +24,8 @@ PASSES = 6  # most searches take no more
 def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
     """Close the bracket where the prefix ends among tops; else lower it below them.
 
-    Each pass narrows it down to numbers among the tops. Some take more than are done here: they are
-    still within, and can go on.
+    Each pass narrows it down to numbers among the tops. Elsewhere than on CPU some take more than
+    are done here: they are still within, and can go on.
 
     Args:
       bits: what is known, `like` these.
@@ -37,10 +38,9 @@ def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
     weights = weigh(known_of(bits, like).marks.row, left)
 
     def unfinished(loop: tuple[Array, Array]) -> Array:
-        # Elsewhere than on CPU, not to have to ask after each pass is worth a few too many.
-        is_counted = lax.platform_dependent(cpu=lambda: False, default=lambda: True)
         is_any_within = jnp.any(is_within(*known_of((loop[0], notes), like)))
-        goes_on: Array = (loop[1] < PASSES) & (is_any_within | is_counted)
+        # Elsewhere than on CPU, not to have to ask after each pass is worth a few too many.
+        goes_on: Array = by_device(cpu=lambda: is_any_within, default=lambda: loop[1] < PASSES)
         return goes_on
 
     def body(loop: tuple[Array, Array]) -> tuple[Array, Array]:

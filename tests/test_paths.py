@@ -259,7 +259,10 @@ def many_rows(rng):
     "rows",
     [
         "one by one",
-        *(pytest.param(how, marks=pytest.mark.slow) for how in ("at once", "a pass at a time")),
+        *(
+            pytest.param(how, marks=pytest.mark.slow)
+            for how in ("as the device likes", "at once", "a pass at a time")
+        ),
     ],
 )
 def test_all_paths_in_one_batch(rows, monkeypatch):
@@ -275,17 +278,21 @@ def test_all_paths_in_one_batch(rows, monkeypatch):
     }
     ends = where_rows_end(x[:12], jax.tree.map(lambda a: a[:12], settings))
     assert set(ends) >= {"lanes", "all"}
-    # Without a row or two, as another program.
-    if rows == "a pass at a time":  # some rows are told while others are still among the tops
-        monkeypatch.setattr(_settle, "PASSES", 1)
-        x, settings = jax.tree.map(lambda a: a[2:], (x, settings))
-    if rows == "at once":  # as on a TPU
+    if rows != "one by one":  # as where there is a TPU
+        monkeypatch.setattr(jax, "default_backend", lambda: "tpu")
+    if rows in ("at once", "a pass at a time"):  # and used
         monkeypatch.setattr(
             jax.lax, "platform_dependent", lambda *args, default, **others: default(*args)
         )
-        x, settings = jax.tree.map(lambda a: a[1:], (x, settings))
+    if rows == "a pass at a time":  # some rows are told while others are still among the tops
+        monkeypatch.setattr(_settle, "PASSES", 1)
+    # Without a row or more, as another program.
+    skipped = ["one by one", "as the device likes", "at once", "a pass at a time"].index(rows)
+    x, settings = jax.tree.map(lambda a: a[skipped:], (x, settings))
     program = str(jax.make_jaxpr(sample)(jax.random.key(0), x, **settings))
-    assert ("platform_index" in program) == (rows != "at once")
+    assert (" sort[" in program) == (rows in ("one by one", "as the device likes"))
+    if rows != "one by one":
+        assert ("platform_index" in program) == (rows == "as the device likes")
     for seed in range(3):
         key = jax.random.key(seed)
         np.testing.assert_array_equal(
