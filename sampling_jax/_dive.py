@@ -29,13 +29,15 @@ FEW = 256  # so many of a ranking are surely among the tops of its lanes, if the
 ROUNDS = 8  # passes over all logits before a look at the tops of what is left
 
 
-def dive(bits: Bits, left: Array, like: Known, x: Array, weigh: Weigh) -> tuple[Bits, Array]:
-    """Tighten brackets by passes over all logits x [N, chunks, rows, lanes], until few of them are
-    left above an end; and the tops of those, or else what was `left`.
+def dive(
+    bits: Bits, left: Array, like: Known, x: Array, sample: Array, weigh: Weigh
+) -> tuple[Bits, Array]:
+    """Tighten brackets by passes over all logits x [N, chunks, rows, lanes], of which [N, n] are a
+    sample, until few are left above an end; and the tops of those, or else what was `left`.
     """
     bracket, marks = known_of(bits, like)
     bracket = raised(bracket, rank(_least(x)))
-    first = guesses(bracket, x, lambda x: weigh(marks.row, x))
+    first = guesses(bracket, sample, x[0].size, lambda x: weigh(marks.row, x))
     own = _narrow((packed(bracket), bits[1]), x, like, weigh, first)
     bracket = unpacked(own, bracket)
     few = lax.cond(

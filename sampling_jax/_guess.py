@@ -12,16 +12,20 @@ SAMPLE = 128  # logits of a sample, for each row
 SPREAD = 8  # how many of them a guess may well be off
 
 
-def guesses(bracket: Bracket, x: Array, weigh: Weigh) -> Array:
-    """Ranks int32 [N, 3] in a bracket: where x [N, ...] seems to reach the target, and about it.
+def sample_of(x: Array) -> Array:
+    """[N, n] of x [N, ...], at even steps."""
+    flat = x.reshape(len(x), -1)
+    return flat[:, :: (flat.shape[1] // SAMPLE) | 1]  # odd, so that it visits all lanes
+
+
+def guesses(bracket: Bracket, sample: Array, size: int, weigh: Weigh) -> Array:
+    """Ranks int32 [N, 3] in a bracket: where the logits of which [N, n] are a sample, so many in
+    each row, seem to reach the target, and about it.
 
     If that is a number with many ties, they enclose it alone. Where the sample does not tell, they
     are the ends and the middle of the bracket, which ends any search.
     """
     last = bracket.high - 1
-    flat = x.reshape(len(x), -1)
-    stride = (flat.shape[1] // SAMPLE) | 1  # odd, so that it visits all lanes
-    sample = flat[:, ::stride]
     is_in = (sample > -jnp.inf) & (sample <= value_of(last)[:, None])
     sample = where(is_in, sample, -jnp.inf)
     weights = where(is_in, weigh(sample), 0).astype(jnp.float32)
@@ -30,7 +34,7 @@ def guesses(bracket: Bracket, x: Array, weigh: Weigh) -> Array:
     is_above = (sample[:, :, None] >= sample[:, None, :]).astype(jnp.float32)
     terms = where(jnp.array([True, False])[None, :, None], weights[:, None], jnp.float32(1))
     masses, counts = jnp.moveaxis(terms @ is_above, 1, 0)
-    is_short = masses * stride < missing(bracket)[:, None]
+    is_short = masses * (size / sample.shape[1]) < missing(bracket)[:, None]
     place = count(is_short).astype(jnp.float32)
     places = place[:, None] + jnp.array([[1 - SPREAD, 1, 1 + SPREAD]], jnp.float32)
     is_beyond = counts[:, None] >= jnp.clip(places, 1, sample.shape[1])[:, :, None]

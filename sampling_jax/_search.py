@@ -6,6 +6,7 @@ from jax import Array, lax
 from sampling_jax._bracket import is_open
 from sampling_jax._chunks import first_light, to_chunks
 from sampling_jax._dive import dive
+from sampling_jax._guess import sample_of
 from sampling_jax._marks import (
     TOLD,
     Bits,
@@ -51,9 +52,11 @@ def search(
     def look(state: State, logits: Array) -> State:
         bits, left, sums = state
         x = to_chunks(clean(logits))
+        # Before the branch, or a compiler picks each of it once for each other.
+        sample = sample_of(x)
 
         def narrow() -> State:
-            return *dive(bits, left, known, x, weigh), sums
+            return *dive(bits, left, known, x, sample, weigh), sums
 
         def tell() -> State:
             bracket, marks = known_of(bits, known)

@@ -194,8 +194,8 @@ def test_every_pivot_is_news():
     bracket = Bracket(low, high, reached, above, target)
     closed = {(-1, 0), (0, 1), (1, 2)}
     assert {tuple(pair) for pair in pairs[~is_open(bracket)].tolist()} == closed
-    x = jnp.zeros((len(pairs), 1, 1, 128), jnp.float32).at[::2].set(-1)
-    first = jax.jit(guesses, static_argnums=2)(bracket, x, jnp.ones_like)
+    x = jnp.zeros((len(pairs), 128), jnp.float32).at[::2].set(-1)
+    first = jax.jit(guesses, static_argnums=(2, 3))(bracket, x, 4096, jnp.ones_like)
     for pivots in (first, outline(bracket), pivots_of(bracket)):
         is_inside = (low[:, None] < pivots) & (pivots < high[:, None])
         assert is_inside[is_open(bracket)].all()
