@@ -54,12 +54,15 @@ def search(
         x = to_chunks(clean(logits))
         # Before the branch, or a compiler picks each of it once for each other.
         sample = sample_of(x)
+        bits, left = lax.cond(
+            jnp.any(is_below(*known_of(bits, known))),
+            lambda: dive(bits, left, known, x, sample, weigh),
+            lambda: (bits, left),
+        )
+        bracket, marks = known_of(bits, known)
 
-        def narrow() -> State:
-            return *dive(bits, left, known, x, sample, weigh), sums
-
-        def tell() -> State:
-            bracket, marks = known_of(bits, known)
+        def tell() -> tuple[Bits, Array]:
+            told = marks._replace(status=jnp.full_like(marks.status, TOLD))
             if marks.cut is not None:
                 light, threshold = marks.cut
                 light = lax.cond(
@@ -67,13 +70,13 @@ def search(
                     lambda: first_light(x, row_weights(marks.row, x), threshold),
                     lambda: light,
                 )
-                marks = marks._replace(cut=Cut(light, threshold))
-            told = marks._replace(status=jnp.full_like(marks.status, TOLD))
-            own = stacked(weigh_above(x, marks.row, end_value(bracket, marks)))
-            return (bits[0], packed(told)), left, own
+                told = told._replace(cut=Cut(light, threshold))
+            own = stacked(weigh_above(x, marks.row, end_value(bracket, told)))
+            return (bits[0], packed(told)), own
 
-        result: State = lax.cond(jnp.any(is_below(*known_of(bits, known))), narrow, tell)
-        return result
+        is_settled = ~jnp.any(is_open(bracket)) & jnp.any(is_to_tell(bracket, marks))
+        bits, sums = lax.cond(is_settled, tell, lambda: (bits, sums))
+        return bits, left, sums
 
     def unfinished(state: State) -> Array:
         now, marks = known_of(state[0], known)
