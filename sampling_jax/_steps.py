@@ -80,8 +80,12 @@ def shorten(
         k_on, p_on, _ = filters_on(rows.settings, rows.row.top)
         is_on = rows.wanted & where(counts, k_on, p_on)
         is_asked = is_last | (p_on & (k_on | rows.unknown))
-        known = _begun(counts, is_last, rows, last, total, is_on, is_asked, logits.shape[1])
-        known, sums = search(known, few.logits, everything, logits, weigh)
+        # What ends at the largest logit can lose ties alone, and what chunks weigh above it stays.
+        is_same = p_on & jnp.logical_not(counts) & (last.value == rows.row.top)
+        is_told = ~(rows.wanted | rows.unknown) | is_same
+        status = where(is_told, jnp.uint32(TOLD), is_asked.astype(jnp.uint32) * ASKED)
+        known = _begun(counts, is_last, rows, last, total, is_on, status, logits.shape[1])
+        known, sums = search(known, few.logits, state[1], logits, weigh)
         end = _end_of(known, last, rows, is_on, weigh)
         # Of the row outside, or what all tops weigh is computed in both steps.
         own = stacked(weigh_above(tops.logits, row, end.value))
@@ -110,11 +114,11 @@ def _begun(
     last: End,
     total: Wide,
     is_on: Array,
-    is_asked: Array,
+    status: Array,
     vocabulary: int,
 ) -> Known:
     """What is known before a search, from where the prefix `last` ended and what it weighs."""
-    row, settings, floor, top_floor, wanted, unknown, last_cut = rows
+    row, settings, floor, top_floor, _, _, last_cut = rows
     target, all_weigh = total, total
     if settings.top_p is not None:
         target = top_p_target(settings.top_p, total)
@@ -128,8 +132,6 @@ def _begun(
     weightless = jnp.maximum(jnp.minimum(row.top, LARGEST) - reach, -LARGEST)
     least = rank(where(counts, -jnp.inf, weightless))
     least = jnp.maximum(least, rank(last.value))  # what is below is not kept
-    asked = is_asked.astype(jnp.uint32) * ASKED
-    status = where(wanted | unknown, asked, jnp.uint32(TOLD))
     cut = None
     if last_cut is not None:
         light, threshold = last_cut

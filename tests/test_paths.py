@@ -98,6 +98,8 @@ PATHS = {
     "all, unseen, top_k": (unseen, {"top_k": 9000}, "all"),
     "all, unseen, top_p": (unseen, {"top_p": 0.9, "temperature": 3.0}, "all"),
     "all, infinite": (infinite, {"top_k": 1500}, "all"),
+    "all, infinite, both": (infinite, {"top_k": 1500, "top_p": 0.5}, "all"),
+    "all, infinite, all three": (infinite, {"top_k": 1500, "top_p": 0.5, "min_p": 0.5}, "all"),
     "all, beyond the infinite": (infinite, {"top_k": 9000}, "all"),
     "all, into the infinite": (infinite, {"top_p": 0.5}, "all"),
     "all, top_p into the mask": (masked, {"top_p": 0.9, "temperature": 1e9}, "all"),
