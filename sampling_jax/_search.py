@@ -59,9 +59,9 @@ def search(
             lambda: dive(bits, left, known, x, sample, weigh),
             lambda: (bits, left),
         )
-        bracket, marks = known_of(bits, known)
 
         def tell() -> tuple[Bits, Array]:
+            bracket, marks = known_of(bits, known)
             told = marks._replace(status=jnp.full_like(marks.status, TOLD))
             if marks.cut is not None:
                 light, threshold = marks.cut
@@ -74,6 +74,7 @@ def search(
             own = stacked(weigh_above(x, marks.row, end_value(bracket, told)))
             return (bits[0], packed(told)), own
 
+        bracket, marks = known_of(bits, known)
         is_settled = ~jnp.any(is_open(bracket)) & jnp.any(is_to_tell(bracket, marks))
         bits, sums = lax.cond(is_settled, tell, lambda: (bits, sums))
         return bits, left, sums
