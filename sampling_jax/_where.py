@@ -9,7 +9,7 @@ from jax.typing import ArrayLike
 def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
     """`a` where the condition holds, else `b`, as `jnp.where`; all broadcast with each other.
 
-    That is a call at each use, of which a compiler inlines hundreds: 0.92 of the time without.
+    That is a call at each use, and a compiler inlines hundreds: without, it takes 0.95 of the time.
     """
     dtype = jnp.result_type(a, b)
     shape = np.broadcast_shapes(*map(np.shape, (condition, a, b)))
