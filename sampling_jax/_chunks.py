@@ -17,6 +17,7 @@ from sampling_jax._wide import Wide
 
 ROWS, LANES = 32, 128
 STEP = 8  # rows reduced at once: a compiler unrolls that few, and works on whole lanes
+FEW = 4  # the same where weights are computed as they are summed, which takes more registers
 
 
 def to_chunks(x: Array) -> Array:
@@ -167,8 +168,8 @@ def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
     n, chunks, rows, lanes = weights.shape
     parts = [weights, *others]
     axes = [2, 2]
-    if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
-        pairs = (p.reshape(n, chunks, rows // STEP, 2, STEP // 2, lanes) for p in parts)
+    if rows % FEW == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
+        pairs = (p.reshape(n, chunks, rows // FEW, 2, FEW // 2, lanes) for p in parts)
         parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], [3, 2, 2]
     sums = [*_wide.widen(parts[0]), *parts[1:]]
     # One at a time, or a compiler walks along the lanes one by one. None needs a carry before the

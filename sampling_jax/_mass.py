@@ -4,7 +4,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from sampling_jax import _wide
-from sampling_jax._chunks import STEP, chunk_counts, chunk_sums, sums_and_counts
+from sampling_jax._chunks import sums_and_counts
 from sampling_jax._locate import Prefix
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, row_weights
@@ -23,8 +23,6 @@ def weigh_above(x: Array, row: Row, value: Array) -> tuple[Wide, Array]:
     """
     bound = per_row(value, x)
     weights = where(x > bound, row_weights(row, x), 0)
-    if x.shape[2] % STEP == 0:  # three sums of long columns in one pass spill registers
-        return chunk_sums(weights), chunk_counts(x == bound)
     return sums_and_counts(weights, x == bound)
 
 
