@@ -17,7 +17,7 @@ from sampling_jax._wide import Wide
 
 ROWS, LANES = 32, 128
 STEP = 8  # rows reduced at once: a compiler unrolls that few, and works on whole lanes
-FEW = 4  # the same where weights are computed as they are summed, which takes more registers
+FEW = 4  # the same where more registers are taken: by weights of narrow logits, or by counts too
 
 
 def to_chunks(x: Array) -> Array:
@@ -153,23 +153,23 @@ def sum_blocks(weights: Array) -> Wide:
     return _wide.add_up(_wide.add_up((high, low), axes=(1,)), axes=(-1,))
 
 
-def chunk_sums(weights: Array) -> Wide:
+def chunk_sums(weights: Array, step: int = STEP) -> Wide:
     """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes]."""
-    return _sum_chunks(weights)[0]
+    return _sum_chunks(step, weights)[0]
 
 
 def sums_and_counts(weights: Array, condition: Array) -> tuple[Wide, Array]:
     """`chunk_sums` and `chunk_counts`, in one pass."""
-    sums, (counts,) = _sum_chunks(weights, condition.astype(jnp.uint32))
+    sums, (counts,) = _sum_chunks(FEW, weights, condition.astype(jnp.uint32))
     return sums, counts
 
 
-def _sum_chunks(weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
+def _sum_chunks(step: int, weights: Array, *others: Array) -> tuple[Wide, list[Array]]:
     n, chunks, rows, lanes = weights.shape
     parts = [weights, *others]
     axes = [2, 2]
-    if rows % FEW == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
-        pairs = (p.reshape(n, chunks, rows // FEW, 2, FEW // 2, lanes) for p in parts)
+    if rows % STEP == 0:  # two weights add up in 32 bits, which halves the work on wide numbers
+        pairs = (p.reshape(n, chunks, rows // step, 2, step // 2, lanes) for p in parts)
         parts, axes = [p[:, :, :, 0] + p[:, :, :, 1] for p in pairs], [3, 2, 2]
     sums = [*_wide.widen(parts[0]), *parts[1:]]
     # One at a time, or a compiler walks along the lanes one by one. None needs a carry before the

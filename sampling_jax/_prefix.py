@@ -5,7 +5,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._chunks import chunk_maxima, chunk_sums, in_chunks
+from sampling_jax._chunks import FEW, STEP, chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._device import by_device
 from sampling_jax._filters import filters_on, is_any_on
 from sampling_jax._locate import Prefix, all_above, locate
@@ -21,7 +21,8 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     """What settings [N] keep of logits [N, V], clean or not."""
 
     def sums() -> Wide:
-        return in_chunks(logits, lambda x: chunk_sums(row_weights(row, x)))
+        step = STEP if logits.dtype.itemsize == 4 else FEW
+        return in_chunks(logits, lambda x: chunk_sums(row_weights(row, x), step))
 
     if settings.top_k is settings.top_p is settings.min_p is None:
         settings, top = alike((settings, jnp.max(chunk_maxima(logits), axis=1)))
