@@ -154,7 +154,10 @@ def sum_blocks(weights: Array) -> Wide:
 
 
 def chunk_sums(weights: Array, step: int = STEP) -> Wide:
-    """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes]."""
+    """Wide [N, chunks] from uint32 weights below 2**31, [N, chunks, rows, lanes].
+
+    So many rows at once as `step` says: of narrow logits FEW.
+    """
     return _sum_chunks(step, weights)[0]
 
 
