@@ -11,7 +11,7 @@ from sampling_jax._arguments import RowSettings
 from sampling_jax._bracket import opened, rank, value_of
 from sampling_jax._checks import LARGEST
 from sampling_jax._chunks import first_light
-from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
+from sampling_jax._filters import filters_on, is_all_needed, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
 from sampling_jax._marks import ASKED, TOLD, Cut, Known, Marks, Weigh
 from sampling_jax._mass import mass, stacked, unstacked, weigh_above
@@ -33,8 +33,7 @@ class Fixed(NamedTuple):
     settings: RowSettings
     floor: Array  # float32 [N], of the tops of lanes
     top_floor: Array  # float32 [N], of the tops of columns
-    wanted: Array  # bool [N], whether to filter anything
-    unknown: Array  # bool [N], whether it is to be found what all weigh, for lack of top_k
+    is_known: Array  # bool [], whether what all weigh is known where it is needed
     cut: Cut | None
 
 
@@ -44,17 +43,15 @@ def shorten(
     row: Row,
     settings: RowSettings,
     everything: Array,
-    unknown: Array,
-    wanted: Array,
+    is_known: Array,
 ) -> Prefix:
-    """What the filters keep of logits [N, V], clean or not, in the rows bool [N] wanted; all of
-    the others.
+    """What the filters keep of logits [N, V], clean or not.
 
     Args:
       tops: those of their columns.
       everything: what all of each chunk weigh, wide [N, chunks], and zeros uint32 [N, chunks],
-        stacked; read where top_p is on and top_k is off, and in rows that are not wanted.
-      unknown: bool [N], rows of those where it is to be found here; none if there is no top_k.
+        stacked; read in rows where it is needed.
+      is_known: bool [], whether it holds that; else it is found here, in the step of top_k.
     """
     few = lane_tops(tops)
     # Zeros change nothing: they vary over devices as the settings do, if they do.
@@ -63,7 +60,7 @@ def shorten(
     if settings.min_p is not None:
         threshold = min_p_threshold(settings.min_p)
         cut = Cut(first_light(tops.logits, row_weights(row, tops.logits), threshold), threshold)
-    every = Fixed(row, settings, few.floor, tops.floor, wanted, unknown, cut)
+    every = Fixed(row, settings, few.floor, tops.floor, is_known, cut)
     total = _wide.add_up(unstacked(everything)[0], axes=(1,))
     all_kept = End(jnp.full_like(row.top, -jnp.inf), jnp.zeros_like(total[0])), total
 
@@ -77,12 +74,13 @@ def shorten(
             return one if settings.top_p is None else where(counts, one, row_weights(row, x))
 
         last, total = unpacked(state[0], all_kept)
-        k_on, p_on, _ = filters_on(rows.settings, rows.row.top)
-        is_on = rows.wanted & where(counts, k_on, p_on)
-        is_asked = is_last | (p_on & (k_on | rows.unknown))
+        k_on, p_on, m_on = filters_on(rows.settings, rows.row.top)
+        is_on = where(counts, k_on, p_on)
+        unknown = is_all_needed(k_on, p_on, m_on) & ~rows.is_known
+        is_asked = is_last | (p_on & (k_on | unknown))
         # What ends at the largest logit can lose ties alone, and what chunks weigh above it stays.
         is_same = p_on & jnp.logical_not(counts) & (last.value == rows.row.top)
-        is_told = ~(rows.wanted | rows.unknown) | is_same
+        is_told = (~(k_on | p_on | m_on) & rows.is_known) | is_same
         status = where(is_told, jnp.uint32(TOLD), is_asked.astype(jnp.uint32) * ASKED)
         known = _begun(counts, is_last, rows, last, total, is_on, status, logits.shape[1])
         known, sums = search(known, few.logits, state[1], logits, weigh)
@@ -118,7 +116,7 @@ def _begun(
     vocabulary: int,
 ) -> Known:
     """What is known before a search, from where the prefix `last` ended and what it weighs."""
-    row, settings, floor, top_floor, _, _, last_cut = rows
+    row, settings, floor, top_floor, _, last_cut = rows
     target, all_weigh = total, total
     if settings.top_p is not None:
         target = top_p_target(settings.top_p, total)
@@ -151,5 +149,5 @@ def _end_of(known: Known, last: End, rows: Fixed, is_on: Array, weigh: Weigh) ->
     end = End(value, where(is_on, ties, last.ties))
     if marks.cut is None:
         return end
-    is_cut = rows.wanted & (marks.cut.light >= value)
+    is_cut = marks.cut.light >= value
     return End(where(is_cut, marks.cut.light, value), where(is_cut, 0, end.ties))
