@@ -137,8 +137,11 @@ def pivots_of(bracket: Bracket) -> Array:
     """Ranks int32 [N, 3] in a bracket: the middle, which ends a search, and two about a guess."""
     low, high, reached, above, _ = bracket
     bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
-    guess = missing(bracket) / jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
-    share = jnp.clip(guess[:, None] + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
+    weight = jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
+    # A barrier, or a compiler makes a kernel of the one quotient.
+    weights = lax.optimization_barrier(jnp.broadcast_to(weight[:, None], (len(low), 3)))
+    guess = jnp.broadcast_to(missing(bracket)[:, None], weights.shape) / weights
+    share = jnp.clip(guess + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
     near = rank(bottom[:, None] * share + top[:, None] * (1 - share))
     is_middle = jnp.array([[True, False, False]])
     return inside(bracket, where(is_middle, middle(bracket)[:, None], near))

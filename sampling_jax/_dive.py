@@ -21,11 +21,11 @@ from sampling_jax._chunks import best_of_columns, in_blocks, sum_blocks
 from sampling_jax._guess import guesses
 from sampling_jax._marks import Bits, Known, Weigh, known_of
 from sampling_jax._rows import packed, per_row, unpacked
-from sampling_jax._tops import Tops, column_tops, lane_tops
+from sampling_jax._tops import Tops, tops_of_few
 from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
-FEW = 256  # so many of a ranking are surely among the tops of its lanes, if they are spread
+FEW = 96  # so many of a ranking are mostly among the tops of what is left, if they are spread
 ROUNDS = 8  # passes over all logits before a look at the tops of what is left
 
 
@@ -42,7 +42,7 @@ def dive(
     bracket = unpacked(own, bracket)
     few = lax.cond(
         jnp.any(is_open(bracket)),
-        lambda: lane_tops(column_tops(_below(bracket, x).reshape(len(x), -1))),
+        lambda: tops_of_few(_below(bracket, x), left),
         lambda: Tops(left, marks.floor),
     )
     marks = marks._replace(floor=few.floor, base=bracket.above)

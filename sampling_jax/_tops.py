@@ -30,16 +30,19 @@ def column_tops(logits: Array) -> Tops:
 
 def _columns(x: Array) -> Array:
     """float32 [N, chunks, depth, lanes] of x [N, chunks, rows, lanes]."""
+    return numbers(x) if x.shape[2] <= DEPTH else _stacked(_fours(x))
+
+
+def _fours(x: Array) -> list[Array]:
+    """The same as DEPTH arrays [N, chunks, lanes], of more rows than that."""
     n, chunks, rows, lanes = x.shape
-    if rows <= DEPTH:
-        return numbers(x)
     # In two steps, as a compiler makes a slow loop of more work at once; along 4 at first that
     # writes half as much as along 2, but narrow logits take more work each.
     first = 4 if x.dtype.itemsize == 4 and rows % 16 == 0 else 2
     # One reduce over sorted quarters of a column: as separate results, each would cost as much.
     quarters = numbers(x).reshape(n, chunks, rows // (4 * first), 4, first, lanes)
     sorted_fours = _sort([quarters[:, :, :, i] for i in range(4)])
-    return jnp.stack(largest_of(largest_of(sorted_fours, 3), 2), axis=2)
+    return largest_of(largest_of(sorted_fours, 3), 2)
 
 
 def lane_tops(tops: Tops) -> Tops:
@@ -55,8 +58,24 @@ def lane_tops(tops: Tops) -> Tops:
     x = x.reshape(n, groups, 2, quarter, 2, depth, lanes)
     order = [(0, i) for i in range(depth)] + [(1, i) for i in reversed(range(depth))]
     merged = _merge([x[:, :, side, :, :, i] for side, i in order])
-    x = jnp.stack(largest_of(largest_of(merged, 3), 2), axis=2)
-    return Tops(x, jnp.maximum(floor, jnp.max(x[:, :, -1], axis=(1, 2))))
+    largest = largest_of(largest_of(merged, 3), 2)
+    return Tops(_stacked(largest), jnp.maximum(floor, jnp.max(largest[-1], axis=(1, 2))))
+
+
+def tops_of_few(x: Array, like: Array) -> Tops:
+    """The tops of clean x [N, chunks, rows, lanes], most of it -inf, in the shape of tops of lanes.
+
+    They are those of the columns of some chunks together, which is less to compile.
+    """
+    n, chunks, _, lanes = x.shape
+    if chunks <= 2:
+        return column_tops(x.reshape(n, -1))
+    groups = like[0].size // (DEPTH * lanes)
+    size = -(-chunks // groups)
+    padding = [(0, 0, 0), (0, size * groups - chunks, 0), (0, 0, 0)]
+    parts = [lax.pad(part, jnp.float32(-jnp.inf), padding) for part in _fours(x)]
+    largest = largest_of([part.reshape(n, groups, size, lanes) for part in parts], 2)
+    return Tops(_stacked(largest).reshape(like.shape), jnp.max(largest[-1], axis=(1, 2)))
 
 
 def largest_of(lists: Sequence[Array], axis: int, least: float = -jnp.inf) -> list[Array]:
@@ -64,6 +83,13 @@ def largest_of(lists: Sequence[Array], axis: int, least: float = -jnp.inf) -> li
     start = [jnp.asarray(least, lists[0].dtype)] * len(lists)
     result: list[Array] = lax.reduce(list(lists), start, _largest, (axis,))
     return result
+
+
+def _stacked(parts: list[Array]) -> Array:
+    """[N, n, parts, lanes] of arrays [N, n, lanes]."""
+    # As `jnp.stack`, which takes a compiler three times as long.
+    n, chunks, lanes = parts[0].shape
+    return lax.concatenate(parts, 2).reshape(n, chunks, len(parts), lanes)
 
 
 def _exchange(x: list[Array], i: int, j: int) -> None:
