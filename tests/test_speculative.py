@@ -27,8 +27,8 @@ from sampling_jax import SamplingParams, process_logits, reference, sample, spec
 from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._probability import distribution_of, probability
 
-SHAPE = (2, 2, 3, 100)  # [..., K, V]
-SMALL = (6, 3, 100)
+SHAPE = (2, 3, 3, 100)  # [..., K, V]
+SMALL = (6, 3, 100)  # as many rows
 
 
 def make_case(seed, shape, spread="normal", holes="none"):
@@ -50,13 +50,16 @@ def make_case(seed, shape, spread="normal", holes="none"):
 
 
 def verify(seed, case, length=3, **settings):
-    """Of a SMALL case: one program for all settings."""
+    """Of a SMALL case, by the program of SHAPE."""
     off = {"temperature": np.float32(1), "top_k": 0, "top_p": np.float32(1), "min_p": np.float32(0)}
-    columns = {name: np.broadcast_to(settings.get(name, off[name]), 6) for name in off}
-    row_keys = jax.random.split(jax.random.key(seed), 6)
-    length = np.broadcast_to(length, 6)
-    result = speculative_verify(row_keys, *case, **columns, draft_length=length)
-    return [np.asarray(part) for part in result]
+    batch = SHAPE[:2]
+    case = [part.reshape(*batch, *part.shape[1:]) for part in case]
+    columns = {
+        name: np.broadcast_to(settings.get(name, off[name]), 6).reshape(batch) for name in off
+    }
+    length = np.broadcast_to(length, 6).reshape(batch)
+    result = speculative_verify(jax.random.key(seed), *case, **columns, draft_length=length)
+    return [np.asarray(part).reshape(6, *part.shape[2:]) for part in result]
 
 
 def assert_equals_reference(key, case, settings, length=None):
@@ -356,8 +359,8 @@ def test_sampling_params():
     case = make_case(0, SMALL)
     requests = [{}, {"temperature": 0}, {"top_k": 3}, {"top_p": 0.5}, {"min_p": 0.1}, {}]
     params = SamplingParams.stack(requests)
-    row_keys = jax.random.split(jax.random.key(0), 6)
-    result = speculative_verify(row_keys, *case, **params, draft_length=np.full(6, 3))
+    key = jax.random.key(0)
+    result = speculative_verify(key, *case, **params, draft_length=np.full(6, 3))
     settings = {name: np.asarray(params[name]) for name in params.keys()}  # noqa: SIM118
     np.testing.assert_array_equal(result.tokens, verify(0, case, **settings)[0])
 
