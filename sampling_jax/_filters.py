@@ -28,12 +28,6 @@ def is_any_on(settings: RowSettings, top: Array) -> Array:
     return (k_on | p_on | m_on) & (top > -jnp.inf)
 
 
-def is_all_needed(k_on: Array, p_on: Array, m_on: Array) -> Array:
-    """Bool [N]: whether it is to be known what all logits of a row weigh."""
-    # By the settings alone: where they are constants, a compiler leaves out a branch.
-    return ~(k_on | p_on | m_on) | (p_on & ~k_on)
-
-
 def top_p_target(top_p: Array, total: Wide) -> Wide:
     """The weight that the tokens kept by top_p reach, where it is on."""
     return _wide.ceil_share(where(top_p < 1, jnp.maximum(top_p, 0), 0), total)

@@ -7,7 +7,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import FEW, STEP, chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._device import by_device
-from sampling_jax._filters import filters_on, is_all_needed
+from sampling_jax._filters import filters_on
 from sampling_jax._locate import Prefix, all_above, locate
 from sampling_jax._mass import kept_sums, stacked
 from sampling_jax._rows import alike, group_size, per_row
@@ -32,7 +32,9 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     tops = column_tops(logits)
     settings, top = alike((settings, jnp.max(tops.logits, axis=(1, 2, 3))))
     row = Row(top, scale(settings.temperature))
-    needed = is_all_needed(*filters_on(settings, top))
+    k_on, p_on, m_on = filters_on(settings, top)
+    # By the settings alone: where they are constants, a compiler leaves out a branch.
+    needed = ~(k_on | p_on | m_on) | (p_on & ~k_on)
     zero = jnp.zeros_like(top, jnp.uint32)
     nothing = jnp.broadcast_to(zero[:, None], tops.logits.shape[:2])
     is_known = jnp.sum(needed, dtype=jnp.int32) > _few(settings, *logits.shape)

@@ -11,7 +11,7 @@ from sampling_jax._arguments import RowSettings
 from sampling_jax._bracket import opened, rank, value_of
 from sampling_jax._checks import LARGEST
 from sampling_jax._chunks import first_light
-from sampling_jax._filters import filters_on, is_all_needed, min_p_threshold, top_p_target
+from sampling_jax._filters import filters_on, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix
 from sampling_jax._marks import ASKED, TOLD, Cut, Known, Marks, Weigh
 from sampling_jax._mass import mass, stacked, unstacked, weigh_above
@@ -33,7 +33,7 @@ class Fixed(NamedTuple):
     settings: RowSettings
     floor: Array  # float32 [N], of the tops of lanes
     top_floor: Array  # float32 [N], of the tops of columns
-    is_known: Array  # bool [], whether what all weigh is known where it is needed
+    is_known: Array  # bool [], whether it is known what all weigh, in rows that need it
     cut: Cut | None
 
 
@@ -50,7 +50,7 @@ def shorten(
     Args:
       tops: those of their columns.
       everything: what all of each chunk weigh, wide [N, chunks], and zeros uint32 [N, chunks],
-        stacked; read in rows where it is needed.
+        stacked; read where top_p is on and top_k is off, and where no filter is on.
       is_known: bool [], whether it holds that; else it is found here, in the step of top_k.
     """
     few = lane_tops(tops)
@@ -76,8 +76,7 @@ def shorten(
         last, total = unpacked(state[0], all_kept)
         k_on, p_on, m_on = filters_on(rows.settings, rows.row.top)
         is_on = where(counts, k_on, p_on)
-        unknown = is_all_needed(k_on, p_on, m_on) & ~rows.is_known
-        is_asked = is_last | (p_on & (k_on | unknown))
+        is_asked = is_last | (p_on & (k_on | ~rows.is_known))
         # What ends at the largest logit can lose ties alone, and what chunks weigh above it stays.
         is_same = p_on & jnp.logical_not(counts) & (last.value == rows.row.top)
         is_told = (~(k_on | p_on | m_on) & rows.is_known) | is_same
