@@ -360,15 +360,17 @@ def tops_of_what_is_left(x):
 
 
 @pytest.mark.parametrize("v", [1, 128, 129, 512, 513, 640, 1024, 4096, 4097, 20000, 70000])
-@pytest.mark.parametrize("of", [column_tops, tops_of_lanes, tops_of_what_is_left])
-def test_tops_hold_all_above_their_floor(v, of):
+@pytest.mark.parametrize(
+    ("of", "least"), [(column_tops, 100), (tops_of_lanes, 100), (tops_of_what_is_left, 80)]
+)
+def test_tops_hold_all_above_their_floor(v, of, least):
     x = make_logits(v, (3, v), "bfloat16 ties", "-inf")
     tops = jax.jit(of)(x)
     for row, found, floor in zip(x, np.asarray(tops.logits), np.asarray(tops.floor), strict=True):
         np.testing.assert_array_equal(
             np.sort(found[found > floor]), np.sort(row[row > floor]).astype(np.float32)
         )
-        assert v < 20000 or 80 < np.sum(row > floor) < 3000
+        assert v < 20000 or least < np.sum(row > floor) < 3000
 
 
 @pytest.mark.parametrize(
