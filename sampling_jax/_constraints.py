@@ -21,6 +21,7 @@ from sampling_jax._checks import (
     rows_of,
 )
 from sampling_jax._masks import unpack
+from sampling_jax._meshes import sharded_like
 from sampling_jax._where import where
 
 
@@ -153,6 +154,7 @@ def apply_min_length(
 
 
 @jax.jit
+@sharded_like("logits")
 def _add(logits: Array, ids: Array, values: Array) -> Array:
     batch, vocabulary = logits.shape[:-1], logits.shape[-1]
     place = places(matrix(ids, batch), vocabulary)
@@ -169,6 +171,7 @@ def _add(logits: Array, ids: Array, values: Array) -> Array:
 
 
 @jax.jit
+@sharded_like("logits")
 def _mask(logits: Array, bitmask: Array) -> Array:
     batch, vocabulary = logits.shape[:-1], logits.shape[-1]
     words = matrix(bitmask, batch).astype(jnp.uint32)
@@ -176,6 +179,7 @@ def _mask(logits: Array, bitmask: Array) -> Array:
 
 
 @jax.jit
+@sharded_like("logits")
 def _suppress(logits: Array, ids: Array, active: Array) -> Array:
     batch, vocabulary = logits.shape[:-1], logits.shape[-1]
     place = places(matrix(ids, batch), vocabulary, column(active, batch))
@@ -183,6 +187,7 @@ def _suppress(logits: Array, ids: Array, active: Array) -> Array:
 
 
 @jax.jit
+@sharded_like("logits")
 def _delay(logits: Array, ids: Array, length: Array, min_length: Array) -> Array:
     batch = logits.shape[:-1]
     too_short = jnp.broadcast_to(length, batch) < jnp.broadcast_to(min_length, batch)

@@ -14,6 +14,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
 from sampling_jax._chunks import first_light
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import Scored, flat, mean_surprise, scored
 from sampling_jax._weights import Row, row_weights
@@ -100,6 +101,7 @@ def apply_filter(
 
 
 @partial(jax.jit, static_argnames="rule")
+@sharded_like("logits")
 def _filter(logits: Array, value: Array | None, rule: Callable[[Array, Array], Array]) -> Array:
     batch = logits.shape[:-1]
     x = rows_of(logits)

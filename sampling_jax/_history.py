@@ -21,6 +21,7 @@ from sampling_jax._checks import (
     places,
 )
 from sampling_jax._masks import pack
+from sampling_jax._meshes import sharded_like
 
 MOST = 65535  # the largest count
 
@@ -138,6 +139,7 @@ def check_history(history: Any) -> None:
 
 
 @partial(jax.jit, static_argnames="vocabulary")
+@sharded_like("tokens", 1)
 def _init(tokens: Array, length: Array, vocabulary: int) -> History:
     batch, size = tokens.shape[:-1], tokens.shape[-1]
     wanted = jnp.arange(size, dtype=jnp.int32)[None, :] < column(length, batch)
@@ -148,6 +150,7 @@ def _init(tokens: Array, length: Array, vocabulary: int) -> History:
 
 
 @jax.jit
+@sharded_like("counts")
 def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
     rows = counts.reshape(math.prod(batch), vocabulary)

@@ -16,6 +16,7 @@ from sampling_jax._arguments import (
     flat_ids,
     flat_settings,
 )
+from sampling_jax._meshes import sharded_like
 from sampling_jax._process import kept_rows
 from sampling_jax._weights import clean, divisor, is_greedy, over
 from sampling_jax._where import where
@@ -161,6 +162,7 @@ def flat_rows(logits: Array, settings: Settings) -> tuple[Array, RowSettings]:
 
 
 @jax.jit
+@sharded_like("logits", 1)
 def _log_prob(logits: Array, tokens: Array, settings: Settings) -> Array:
     if logits.size == 0:
         return jnp.zeros(logits.shape[:-1], jnp.float32)
@@ -171,6 +173,7 @@ def _log_prob(logits: Array, tokens: Array, settings: Settings) -> Array:
 
 
 @jax.jit
+@sharded_like("logits", 1)
 def _log_kept_mass(logits: Array, settings: Settings) -> Array:
     if logits.size == 0:
         return jnp.zeros(logits.shape[:-1], jnp.float32)

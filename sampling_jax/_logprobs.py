@@ -12,6 +12,7 @@ from sampling_jax._arguments import Settings, check, check_integers, flat_ids
 from sampling_jax._checks import static_integer
 from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
 from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import per_row
 from sampling_jax._weights import clean
 from sampling_jax._where import where
@@ -67,6 +68,7 @@ def logprobs(logits: ArrayLike, tokens: ArrayLike, top: int = 0) -> Logprobs:
 
 
 @partial(jax.jit, static_argnames="top")
+@sharded_like("logits", 1)
 def _logprobs(logits: Array, tokens: Array, top: int) -> Logprobs:
     batch = logits.shape[:-1]
     x, flat = flat_rows(logits, Settings())

@@ -15,6 +15,7 @@ from sampling_jax._checks import static_integer
 from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._draw import draw, keep
 from sampling_jax._locate import draw_by
+from sampling_jax._meshes import sharded_like
 from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._sample import flat_draws
@@ -84,6 +85,7 @@ def sample_n(
 
 
 @partial(jax.jit, static_argnames=("n", "replace"))
+@sharded_like("logits", 1)
 def _sample_n(key: Array, logits: Array, settings: Settings, n: int, replace: bool) -> Array:
     batch = logits.shape[:-1]
     if 0 in batch:

@@ -15,6 +15,7 @@ from sampling_jax._bits import check_key, random_bits
 from sampling_jax._checks import check_number, check_range, float32
 from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_chunks
 from sampling_jax._locate import End, Prefix, locate
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import per_row
 from sampling_jax._weights import Row, clean, row_weights
 from sampling_jax._where import where
@@ -81,6 +82,7 @@ def mirostat(
 
 
 @jax.jit
+@sharded_like("logits", 1)
 def _mirostat(
     key: Array, logits: Array, state: Array, tau: Array, eta: Array
 ) -> tuple[Array, Array]:

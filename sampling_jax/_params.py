@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import MAX_VOCABULARY, Settings, check_setting, from_host
+from sampling_jax._meshes import sharded_like
 
 OFF = Settings(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
 
@@ -115,6 +116,7 @@ class SamplingParams:
 
 
 @jax.jit
+@sharded_like("params")
 def _replace_row(params: SamplingParams, i: Array, row: Settings) -> SamplingParams:
     return SamplingParams(*(params[name].at[i].set(value) for name, value in row._asdict().items()))
 

@@ -20,6 +20,7 @@ from sampling_jax._checks import (
 )
 from sampling_jax._history import History, check_history
 from sampling_jax._masks import unpack
+from sampling_jax._meshes import sharded_like
 from sampling_jax._where import where
 from sampling_jax.reference import SMALLEST_NORMAL
 
@@ -96,6 +97,7 @@ def _is_positive(value: Any) -> Any:
 
 
 @jax.jit
+@sharded_like("logits")
 def _penalise(
     logits: Array,
     history: History,

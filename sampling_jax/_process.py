@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
+from sampling_jax._meshes import sharded_like
 from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import fold_vmap
 from sampling_jax._weights import divisor, is_greedy, over, plain
@@ -153,6 +154,7 @@ def apply_min_p(logits: ArrayLike, min_p: ArrayLike) -> Array:
 
 
 @partial(jax.jit, static_argnames="normalize")
+@sharded_like("logits")
 def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
     *batch, vocabulary = logits.shape
     if 0 in batch:

@@ -23,6 +23,7 @@ from sampling_jax._checks import (
     rows_of,
 )
 from sampling_jax._matches import NOTHING, match_lengths, text_of, within
+from sampling_jax._meshes import sharded_like
 from sampling_jax._where import where
 
 LONGEST = 50  # the largest exponent of the DRY penalty
@@ -147,6 +148,7 @@ def _at_least(least: int, most: float = np.finfo(np.float64).max) -> Callable[[A
 
 
 @jax.jit
+@sharded_like("logits")
 def _ban(logits: Array, tokens: Array, length: Array, ngram_size: Array | None) -> Array:
     x = rows_of(logits)
     if ngram_size is not None:
@@ -160,6 +162,7 @@ def _ban(logits: Array, tokens: Array, length: Array, ngram_size: Array | None) 
 
 
 @jax.jit
+@sharded_like("logits")
 def _dry(
     logits: Array,
     tokens: Array,

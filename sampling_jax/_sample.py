@@ -10,6 +10,7 @@ from jax.typing import ArrayLike
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._draw import draw, drawn
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap
 
 
@@ -81,6 +82,7 @@ def sample(
 
 
 @jax.jit
+@sharded_like("logits", 1)
 def _sample(key: Array, logits: Array, settings: Settings) -> Array:
     batch = logits.shape[:-1]
     if 0 in batch:

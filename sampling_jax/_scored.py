@@ -11,6 +11,7 @@ from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
 from sampling_jax._draw import Kept, draw, drawn
 from sampling_jax._mass import mass
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap, taken
 from sampling_jax._sample import flat_draws
 from sampling_jax._weights import clean
@@ -59,6 +60,7 @@ def sample_with_logprobs(
 
 
 @jax.jit
+@sharded_like("logits", 1)
 def _sample(key: Array, logits: Array, settings: Settings) -> tuple[Array, Array]:
     batch = logits.shape[:-1]
     if 0 in batch:

@@ -21,6 +21,7 @@ from sampling_jax._arguments import (
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._chunks import chunk_sums
 from sampling_jax._locate import draw_by
+from sampling_jax._meshes import sharded_like
 from sampling_jax._probability import Distribution, distribution_of, probability, probability_of
 from sampling_jax._rows import per_row
 from sampling_jax._weights import row_weights
@@ -133,6 +134,7 @@ def _check_length(length: Any, batch: tuple[int, ...], drafts: int) -> Any:
 
 
 @jax.jit
+@sharded_like("target_logits", 2)
 def _verify(
     key: Array,
     draft_tokens: Array,

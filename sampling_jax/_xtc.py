@@ -10,6 +10,7 @@ from sampling_jax._arguments import check_logits
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
 from sampling_jax._chunks import chunk_sums, ids_of
 from sampling_jax._cutoffs import heavy, share_of
+from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import flat, scored
 from sampling_jax._where import where
@@ -62,6 +63,7 @@ def apply_xtc(
 
 
 @jax.jit
+@sharded_like("logits")
 def _mix(logits: Array, threshold: Array | None, probability: Array | None) -> Array:
     batch = logits.shape[:-1]
     x = rows_of(logits)
