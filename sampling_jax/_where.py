@@ -17,6 +17,8 @@ def where(condition: ArrayLike, a: ArrayLike, b: ArrayLike) -> Array:
     def full(x: ArrayLike, dtype: np.dtype) -> Array:
         if isinstance(x, Array) and x.dtype == dtype:
             return jnp.broadcast_to(x, shape)
-        return lax.full(shape, x, dtype)
+        if np.ndim(x) == 0:
+            return lax.full(shape, x, dtype)
+        return jnp.broadcast_to(jnp.asarray(x, dtype), shape)  # of NumPy, where nothing is traced
 
     return lax.select(full(condition, np.dtype(bool)), full(a, dtype), full(b, dtype))

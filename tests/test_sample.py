@@ -436,6 +436,17 @@ def test_vmap_over_some_arguments():
         np.testing.assert_array_equal(jax.vmap(step, axes)(*arguments), expected)
 
 
+@pytest.mark.slow
+def test_without_jit():
+    """As someone has it who looks at values step by step."""
+    x, key = make_logits(0, (3, 100)), jax.random.key(0)
+    settings = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 0.01}
+    with jax.disable_jit():
+        tokens, kept = sample(key, x, **settings), process_logits(x, **settings)
+    np.testing.assert_array_equal(tokens, reference.sample(key, x, **settings))
+    np.testing.assert_array_equal(kept, process_logits(x, **settings))
+
+
 def test_empty_batch():
     empty = jnp.zeros((0, 5))
     assert sample(jax.random.key(0), empty, 0.7, 3, 0.9).shape == (0,)
