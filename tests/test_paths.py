@@ -158,16 +158,18 @@ def test_an_end_below_many_zeros():
         np.testing.assert_array_equal(sample(key, x, **OFF | settings), tokens)
 
 
-def test_a_search_ends_though_its_sample_shows_little():
-    """A sample of every 257th, or 9th, logit has less above the end than it takes."""
-    allowed = np.full((1, 32000), -np.inf, np.float32)
-    allowed[0, 1030:1430], allowed[0, 5] = 0, -5
-    holes = np.linspace(0.9, -3, 1000, dtype=np.float32)[None]
-    holes[0, ::9], holes[0, 0], holes[0, 1:386:128] = -np.inf, 0.5, 1
-    for x in (allowed, holes):
-        for settings in ({"top_k": 300}, {"temperature": 1e9, "top_p": 0.7}):
-            tokens = reference.sample(jax.random.key(0), x, **settings)
-            np.testing.assert_array_equal(sample(jax.random.key(0), x, **OFF | settings), tokens)
+@pytest.mark.parametrize("step", [257, pytest.param(9, marks=pytest.mark.slow)])
+def test_a_search_ends_though_its_sample_shows_little(step):
+    """A sample of every so many logits has less above the end than it takes."""
+    if step == 257:
+        x = np.full((1, 32000), -np.inf, np.float32)
+        x[0, 1030:1430], x[0, 5] = 0, -5
+    else:
+        x = np.linspace(0.9, -3, 1000, dtype=np.float32)[None]
+        x[0, ::9], x[0, 0], x[0, 1:386:128] = -np.inf, 0.5, 1
+    for settings in ({"top_k": 300}, {"temperature": 1e9, "top_p": 0.7}):
+        tokens = reference.sample(jax.random.key(0), x, **settings)
+        np.testing.assert_array_equal(sample(jax.random.key(0), x, **OFF | settings), tokens)
 
 
 def number_kept(x, **settings):
@@ -245,7 +247,7 @@ def test_zeros_below_a_larger_logit():
         np.testing.assert_array_equal(sample(jax.random.key(0), x, **settings), tokens)
 
 
-@pytest.mark.parametrize("v", [3, 127])
+@pytest.mark.parametrize("v", [127, pytest.param(3, marks=pytest.mark.slow)])
 def test_all_but_the_last_or_all_of_few_tokens(v):
     x = -np.arange(v, dtype=np.float32)[None] / v
     mass = np.cumsum(np.exp(x[0])) / np.sum(np.exp(x[0]))
@@ -335,11 +337,11 @@ def test_a_few_rows_without_top_k(without, names):
 @pytest.mark.parametrize(
     ("v", "dtype"),
     [
-        (1, np.float32),
         (100, np.float16),
-        (4096, np.float32),
-        (4097, ml_dtypes.bfloat16),
         (8292, np.float32),
+        pytest.param(1, np.float32, marks=pytest.mark.slow),
+        pytest.param(4096, np.float32, marks=pytest.mark.slow),
+        pytest.param(4097, ml_dtypes.bfloat16, marks=pytest.mark.slow),
     ],
 )
 def test_a_batch_of_greedy_rows(v, dtype):
@@ -373,10 +375,10 @@ def test_tops_hold_all_above_their_floor(v, of, least):
         assert v < 20000 or least < np.sum(row > floor) < 3000
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
-    "dtype", [np.float32, pytest.param(ml_dtypes.bfloat16, marks=pytest.mark.slow)]
+    ("v", "dtype"), [(4097, np.float32), (2 * 4096 + 4095, ml_dtypes.bfloat16)]
 )
-@pytest.mark.parametrize("v", [4097, pytest.param(2 * 4096 + 4095, marks=pytest.mark.slow)])
 def test_a_last_chunk_that_is_not_full(v, dtype):
     """It is padded on its own, and read from within the one before it."""
     rng = np.random.default_rng(v)

@@ -43,7 +43,7 @@ CASES = {
     "flat bfloat16": (lambda: np.full((1, 131_072), 3, ml_dtypes.bfloat16), {}),
     "zipf": (zipf, {}),
     "tail": (tail, {}),
-    "real": (some_real, OFF),
+    "real": (some_real, {}),
     "real float16": (lambda: real_logits().astype(np.float16), {}),
     "real bfloat16": (lambda: real_logits().astype(ml_dtypes.bfloat16), {}),
     "top_k": (some_real, {**OFF, "top_k": 10}),
@@ -51,7 +51,7 @@ CASES = {
     "min_p": (some_real, {**OFF, "min_p": 0.02}),
     "all": (some_real, ALL),
 }
-FILTERS = ("top_k", "top_p", "min_p")
+FILTERS = ("top_k", "top_p", "min_p", "all")
 PAIRS = ("rows of one key", "rows with keys of their own", "steps")
 FALSE_POSITIVES = 1e-4
 # P-values: each at most once by default and once slow; two of test_speculative, four of test_many
@@ -144,11 +144,10 @@ def count(tokens, v):
 @pytest.mark.parametrize(
     ("case", "n"),
     [
-        *((case, DRAWS) for case in ("flat", "zipf", "tail", "all")),
+        *((case, DRAWS) for case in ("flat", "zipf", "tail")),
         *(
             pytest.param(case, DRAWS if case in FILTERS else SLOW_DRAWS, marks=pytest.mark.slow)
             for case in CASES
-            if case != "all"
         ),
     ],
 )
