@@ -139,7 +139,7 @@ def pivots_of(bracket: Bracket) -> Array:
     bottom, top = (jnp.clip(value_of(r), -LARGEST, LARGEST) for r in (low, high - 1))
     weight = jnp.maximum(_wide.approximate(_wide.subtract(reached, above)), 1)
     # A barrier, or a compiler makes a kernel of the one quotient.
-    weights = lax.optimization_barrier(jnp.broadcast_to(weight[:, None], (len(low), 3)))
+    weights = lax.optimization_barrier(jnp.broadcast_to(weight[:, None], (low.shape[0], 3)))
     guess = jnp.broadcast_to(missing(bracket)[:, None], weights.shape) / weights
     share = jnp.clip(guess + jnp.array([[0, -NEAR, NEAR]], jnp.float32), 0, 1)
     near = rank(bottom[:, None] * share + top[:, None] * (1 - share))

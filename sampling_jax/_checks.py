@@ -110,7 +110,7 @@ def check_lists(name: str, value: Any, batch: tuple[int, ...], axis: str = "n") 
 
 
 def _broadcasts(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
-    if not shape:  # a scalar, without the price of asking NumPy
+    if not shape or shape == batch:  # without the price of asking NumPy
         return True
     try:
         return np.broadcast_shapes(shape, batch) == batch

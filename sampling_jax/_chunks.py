@@ -62,7 +62,7 @@ def chunk_of(x: Array, chunk: Array) -> tuple[Array, Array, Array]:
 
         def take(x: Array) -> Array:
             # By its number, as devices that share a vocabulary can, and not by where it begins.
-            chunks = x[:, : whole * size].reshape(len(x), whole, size)
+            chunks = x[:, : whole * size].reshape(x.shape[0], whole, size)
             place = per_row(jnp.minimum(chunk, whole - 1), chunks)
             one = jnp.take_along_axis(chunks, place, axis=1, mode="promise_in_bounds")[:, 0]
             is_last = per_row(chunk == whole, one)
@@ -148,7 +148,7 @@ def sum_blocks(weights: Array) -> Wide:
         if size % STEP:
             padding = [(0, 0, 0), (0, -size % STEP, 0)] + [(0, 0, 0)] * (high.ndim - 2)
             high, low = (lax.pad(part, jnp.uint32(0), padding) for part in (high, low))
-        groups = (len(high), -(-size // STEP), STEP, *high.shape[2:])
+        groups = (high.shape[0], -(-size // STEP), STEP, *high.shape[2:])
         high, low = _wide.sums(high.reshape(groups), low.reshape(groups), axes=(2,))
     return _wide.add_up(_wide.add_up((high, low), axes=(1,)), axes=(-1,))
 

@@ -105,7 +105,7 @@ def apply_filter(
 def _filter(logits: Array, value: Array | None, rule: Callable[[Array, Array], Array]) -> Array:
     batch = logits.shape[:-1]
     x = rows_of(logits)
-    if value is not None and len(x):
+    if value is not None and 0 not in batch:
         keep = rule(*lax.stop_gradient((x, column(value, batch)[:, 0])))
         x = where(keep, x, -jnp.inf)
     return x.reshape(logits.shape)

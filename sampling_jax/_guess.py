@@ -14,7 +14,7 @@ SPREAD = 8  # how many of them a guess may well be off
 
 def sample_of(x: Array) -> Array:
     """[N, n] of x [N, ...], at even steps."""
-    flat = x.reshape(len(x), -1)
+    flat = x.reshape(x.shape[0], -1)
     return flat[:, :: (flat.shape[1] // SAMPLE) | 1]  # odd, so that it visits all lanes
 
 

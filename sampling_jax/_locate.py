@@ -88,8 +88,8 @@ def draw_by(bits: Array, weights: Array, sums: Wide, without: Array | None = Non
       sums: wide [N, chunks], of the weights, less those of the ids in `without`.
       without: as in `locate`.
     """
-    prefix = all_above(jnp.zeros(len(weights), jnp.uint32), sums)
-    flat = weights.reshape(len(weights), -1)
+    prefix = all_above(jnp.zeros(weights.shape[0], jnp.uint32), sums)
+    flat = weights.reshape(weights.shape[0], -1)
     token = locate(lambda weights: weights, flat, prefix, partial(_wide.fraction, bits), without)
     return where(_wide.is_positive(_wide.add_up(sums, axes=(1,))), token, -1)
 

@@ -111,7 +111,7 @@ def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
     settings, top, _ = alike((settings, jnp.max(x, axis=(1, 2, 3)), bits[:, 0, 0]))
     weights = row_weights(Row(top, scale(settings.temperature)), x)
     weights = where(x > -jnp.inf, weights, 0)
-    row = lax.iota(jnp.int32, len(x))
+    row = lax.iota(jnp.int32, x.shape[0])
     chunk = lax.iota(jnp.int32, x.shape[1])[None, :]
 
     def step(
@@ -120,7 +120,7 @@ def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
         """Ids drawn so far [N, n] and sums of the rest, after draw i of bits [N, 2]."""
         (ids, sums), (i, bits) = left, draw
         token = draw_by(bits, weights, sums, ids)
-        weight = weights.reshape(len(ids), -1)[row, jnp.maximum(token, 0)][:, None]
+        weight = weights.reshape(ids.shape[0], -1)[row, jnp.maximum(token, 0)][:, None]
         is_drawn = (token[:, None] >= 0) & (chunk == token[:, None] // weights[0, 0].size)
         sums = _wide.subtract(sums, _wide.keep(is_drawn, _wide.widen(weight)))
         return (ids.at[:, i].set(token), sums), None

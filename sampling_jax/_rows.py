@@ -43,7 +43,7 @@ def per_row(value: Array, like: Array) -> Array:
 def at(x: Array, place: Array) -> Array:
     """[N] of x [N, n], at int32 [N] in each row, or at the nearest there is."""
     place = jnp.clip(place, 0, x.shape[1] - 1)
-    return x.at[lax.iota(jnp.int32, len(x)), place].get(mode="promise_in_bounds")
+    return x.at[lax.iota(jnp.int32, x.shape[0]), place].get(mode="promise_in_bounds")
 
 
 def taken(take: Callable[[Array], Array], x: Array) -> Array:
@@ -79,7 +79,7 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
             return value.reshape(size * value.shape[1], *value.shape[2:])
 
         def unfold(value: Array) -> Array:
-            return value.reshape(size, len(value) // size, *value.shape[1:])
+            return value.reshape(size, value.shape[0] // size, *value.shape[1:])
 
         def of_rows(*args: Any) -> Rows:
             result: Rows = folded(*jax.tree.map(fold, args, tuple(batched)))
@@ -103,7 +103,7 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
 def packed(rows: Any) -> Array:
     """uint32 [N, n], the bits of arrays [N, ...] of 32 bits, side by side."""
     bits = [_as_bits(leaf, jnp.uint32) for leaf in jax.tree.leaves(rows)]
-    bits = [lax.reshape(leaf, (len(leaf), math.prod(leaf.shape[1:]))) for leaf in bits]
+    bits = [lax.reshape(leaf, (leaf.shape[0], math.prod(leaf.shape[1:]))) for leaf in bits]
     return lax.concatenate(bits, 1)
 
 
@@ -113,7 +113,7 @@ def unpacked(bits: Array, like: Rows) -> Rows:
     sizes = [math.prod(leaf.shape[1:]) for leaf in leaves]
     parts = lax.split(bits, [*sizes, bits.shape[1] - sum(sizes)], axis=1)
     values = [
-        _as_bits(lax.reshape(part, (len(bits), *leaf.shape[1:])), leaf.dtype)
+        _as_bits(lax.reshape(part, (bits.shape[0], *leaf.shape[1:])), leaf.dtype)
         for part, leaf in zip(parts, leaves)
     ]
     result: Rows = jax.tree.unflatten(tree, values)
@@ -143,7 +143,9 @@ def where_wanted(
     What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape
-    is_given, size = size is not None, size or group_size(vocabulary)
+    is_given, is_fixed = size is not None, isinstance(n, int)
+    # What is exported for any number of rows must do for one.
+    size = (size or group_size(vocabulary)) if is_fixed else 1
 
     def choose(wanted: Array, new: Rows, old: Rows) -> Rows:
         result: Rows = jax.tree.map(lambda a, b: where(per_row(wanted, a), a, b), new, old)
@@ -174,7 +176,7 @@ def where_wanted(
         return choose(wanted, rows_at(jnp.argsort(order), in_order), state)
 
     def of_all(*rows: Any) -> Rows:
-        if n <= size:
+        if is_fixed and n <= size:
             return whole(*rows)
         if is_given:
             return by_parts(*rows)

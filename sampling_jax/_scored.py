@@ -87,7 +87,7 @@ def _draw(bits: Array, kept: Kept) -> tuple[Array, Array]:
 def _logprob(kept: Kept, token: Array) -> Array:
     """float32 [N], of tokens drawn from what is kept."""
     logits, row, prefix, greedy = kept
-    at_token = lax.iota(jnp.int32, len(token)), jnp.maximum(token, 0)
+    at_token = lax.iota(jnp.int32, token.shape[0]), jnp.maximum(token, 0)
     drawn = clean(taken(lambda x: x[at_token], logits))
     octaves = where(drawn == row.top, jnp.float32(0), (row.top - drawn) * row.scale)
     # As many times as heavy as its most likely token alone.

@@ -87,7 +87,7 @@ def _lanes(columns: list[Array], floors: list[Array]) -> tuple[list[Array], list
 
 def _ranking(parts: list[Array], floors: list[Array]) -> Tops:
     """All of parts [N, ...], in falling order: [N, n]."""
-    keys = jnp.concatenate([part.reshape(len(part), -1) for part in parts], axis=1)
+    keys = jnp.concatenate([part.reshape(part.shape[0], -1) for part in parts], axis=1)
     x = _value(~lax.sort(~keys, dimension=1, is_stable=False))
     floor = jnp.full_like(x[:, 0], -jnp.inf)
     for part in floors:

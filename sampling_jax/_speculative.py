@@ -172,8 +172,8 @@ def _last_token(
     target: Distribution, draft: Distribution, accepted: Array, length: Array, bits: Array
 ) -> Array:
     """int32 [N], the token after the accepted ones [N], of drafts up to `length` [N]."""
-    positions = len(target.unit) // len(length)
-    row = lax.iota(jnp.int32, len(length))
+    positions = target.unit.shape[0] // length.shape[0]
+    row = lax.iota(jnp.int32, length.shape[0])
     p_index = row * positions + accepted
     q_index = row * (positions - 1) + jnp.minimum(accepted, positions - 2)
     target = jax.tree.map(lambda value: value[p_index], target)

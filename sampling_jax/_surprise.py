@@ -49,4 +49,4 @@ def mean_surprise(rows: Scored) -> Array:
 
 def flat(x: Array, vocabulary: int) -> Array:
     """[N, V] from [N, chunks, rows, lanes]."""
-    return x.reshape(len(x), -1)[:, :vocabulary]
+    return x.reshape(x.shape[0], -1)[:, :vocabulary]

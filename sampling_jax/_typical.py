@@ -61,7 +61,7 @@ def _typical_p(logits: Array, p: Array) -> Array:
     missing = _wide.subtract(target, above)
     rest = _wide.subtract(missing, _wide.widen(jnp.ones_like(end, jnp.uint32)))
     ties = all_above(jnp.zeros_like(end, jnp.uint32), chunk_sums(tied))
-    last = locate(lambda weights: weights, tied.reshape(len(tied), -1), ties, lambda _: rest)
+    last = locate(lambda weights: weights, tied.reshape(tied.shape[0], -1), ties, lambda _: rest)
     keep = (rank > per_row(end, rank)) | (is_end & (ids_of(rank) <= per_row(last, rank)))
     keep = (keep | per_row(~is_on, rank)) & (rows.x > -jnp.inf)
     return flat(keep, logits.shape[1])

@@ -67,7 +67,7 @@ def apply_xtc(
 def _mix(logits: Array, threshold: Array | None, probability: Array | None) -> Array:
     batch = logits.shape[:-1]
     x = rows_of(logits)
-    if threshold is not None and probability is not None and len(x):
+    if threshold is not None and probability is not None and 0 not in batch:
         values = (column(value, batch)[:, 0] for value in (threshold, probability))
         changes = _changes(*lax.stop_gradient((x, *values)))
         x = where(changes == 0, x, where(changes == -jnp.inf, -jnp.inf, x + changes))

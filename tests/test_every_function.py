@@ -1,4 +1,4 @@
-"""Sharded over explicit axes of a mesh, results are the same, and sharded as the rows are."""
+"""What has explicit axes of a mesh, or is exported for any number of rows, gives the same."""
 
 import contextlib
 
@@ -6,13 +6,14 @@ import jax
 import numpy as np
 import pytest
 from inputs import make_logits
+from jax import export
 from jax.sharding import AxisType, NamedSharding, PartitionSpec
-from test_forms import CALLS
+from test_forms import CALLS, make_inputs
 
 import sampling_jax as sj
 from sampling_jax import process_logits, reference, sample
 
-V = 300
+V = 100  # all are tops, which compiles twice as fast
 SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 1e-3}
 ROWS, TOKENS, BOTH = ("rows", None), (None, "tokens"), ("rows", "tokens")
 KEY = jax.random.key(0)
@@ -35,6 +36,12 @@ EVERY = CALLS | {
         KEY, ids[:, :1], x[:, None], jax.numpy.stack([x, x], axis=1), 0.8, top_p=0.9
     ),
 }
+every_call = pytest.mark.parametrize("call", EVERY.values(), ids=EVERY.keys())
+
+
+def assert_close(result, expected):
+    """As sums of floats may differ; tokens are far apart."""
+    np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
 
 
 def explicit_mesh():
@@ -51,8 +58,8 @@ def axes_of(x):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axes", [(None, None), ROWS, TOKENS, BOTH])
-def test_sample(axes):
+@pytest.mark.parametrize("axes", [(None, None), BOTH])
+def test_keys_and_settings_that_are_sharded(axes):
     x, mesh, keys = make_logits(0, (8, 9000)), explicit_mesh(), jax.random.split(KEY, 8)
     settings = SETTINGS | {"temperature": np.linspace(0, 2, 8, dtype=np.float32)}
     expected = reference.sample(keys, x, **settings)
@@ -98,18 +105,43 @@ def test_shard_map_over_one_of_two_axes():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("call", EVERY.values(), ids=EVERY.keys())
-def test_every_function(call):
-    x, mesh = make_logits(0, (8, V)), explicit_mesh()
-    ids = np.random.default_rng(0).integers(0, 4, (8, 24)).astype(np.int32)
-    n = np.arange(8, dtype=np.int32)
+@every_call
+def test_explicit_axes(call):
+    (x, ids, n), mesh = make_inputs(V), explicit_mesh()
     sharded = put(mesh, x, *BOTH), put(mesh, ids, "rows"), put(mesh, n, "rows")
     results = jax.tree.leaves(jax.jit(call)(*sharded))
     for result, expected in zip(results, jax.tree.leaves(call(x, ids, n)), strict=True):
         assert axes_of(result) == (
             BOTH if result.shape == x.shape else ("rows", None)[: result.ndim]
         )
-        np.testing.assert_allclose(result, expected, rtol=1e-5, atol=1e-6)
+        assert_close(result, expected)
+
+
+@pytest.mark.slow
+@every_call
+def test_export(call):
+    arguments = make_inputs(V)
+    rows = export.symbolic_shape("rows")
+    shapes = [jax.ShapeDtypeStruct((*rows, *a.shape[1:]), a.dtype) for a in arguments]
+    results = export.export(jax.jit(call))(*shapes).call(*arguments)
+    jax.tree.map(assert_close, results, call(*arguments))
+
+
+@pytest.mark.slow
+def test_export_of_a_search():
+    """Rows that end deep are searched one by one, as it is not known how many there are."""
+    a, b = export.symbolic_shape("a, b")
+    keys, x = jax.random.split(KEY, 6), make_logits(0, (6, 9000))
+    settings = {"top_k": np.array([0, 5, 6000, 0, 5, 6000], np.int32), "top_p": 0.95}
+
+    def call(data, x, top_k):
+        return sample(jax.random.wrap_key_data(data), x, top_k=top_k, top_p=settings["top_p"])
+
+    data = jax.random.key_data(keys)
+    arguments = [v.reshape(3, 2, *v.shape[1:]) for v in (data, x, settings["top_k"])]
+    shapes = [jax.ShapeDtypeStruct((a, b, *v.shape[2:]), v.dtype) for v in arguments]
+    tokens = export.export(jax.jit(call))(*shapes).call(*arguments)
+    np.testing.assert_array_equal(tokens.reshape(6), reference.sample(keys, x, **settings))
 
 
 @pytest.mark.slow
