@@ -10,7 +10,6 @@ from jax import Array, lax
 from jax.custom_batching import custom_vmap
 
 from sampling_jax._device import by_device
-from sampling_jax._meshes import automatic
 from sampling_jax._where import where
 
 GROUP, GPU_GROUP = 2**17, 2**22  # tokens of rows that are searched at once, on CPU and on a GPU
@@ -81,20 +80,13 @@ def fold_vmap(function: Callable[..., Rows]) -> Callable[..., Rows]:
         def unfold(value: Array) -> Array:
             return value.reshape(size, value.shape[0] // size, *value.shape[1:])
 
-        def of_rows(*args: Any) -> Rows:
-            result: Rows = folded(*jax.tree.map(fold, args, tuple(batched)))
-            return cast(Rows, jax.tree.map(unfold, result))
-
         if size == 0:  # as of one, and none of it
             one = jax.tree.map(
                 lambda a, b: jnp.zeros((1, *a.shape[1:]), a.dtype) if b else a, args, tuple(batched)
             )
             result, is_batched = _rule(1, batched, *one)
             return jax.tree.map(lambda a: a[:0], result), is_batched
-        are_mapped = zip(jax.tree.leaves(args), jax.tree.leaves(tuple(batched)), strict=True)
-        # All that is mapped is sharded alike, or JAX refuses it.
-        mapped = next(value for value, is_mapped in are_mapped if is_mapped)
-        result = automatic(of_rows, jax.typeof(mapped).sharding.spec[:1], *args)
+        result = jax.tree.map(unfold, folded(*jax.tree.map(fold, args, tuple(batched))))
         return result, jax.tree.map(lambda _: True, result)
 
     return folded
@@ -139,7 +131,8 @@ def where_wanted(
     """`function(state, x)` of arrays [N, ...] in the rows bool [N] wanted, else `state`.
 
     A few of the wanted rows after another, so that others cost nothing, but for those that fill up
-    the last few: `size` of them or, where that is None, as suits a CPU, and all at once elsewhere.
+    the last few: `size` of them or, where that is None, as suits a CPU, and all at once elsewhere;
+    one, where N is not known.
     What the function gives for other rows, or twice for one, is dropped.
     """
     n, vocabulary = x.shape

@@ -13,7 +13,7 @@ from test_forms import CALLS, make_inputs
 import sampling_jax as sj
 from sampling_jax import process_logits, reference, sample
 
-V = 100  # all are tops, which compiles twice as fast
+V = 130  # all are tops, which compiles twice as fast
 SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 1e-3}
 ROWS, TOKENS, BOTH = ("rows", None), (None, "tokens"), ("rows", "tokens")
 KEY = jax.random.key(0)
@@ -33,7 +33,7 @@ EVERY = CALLS | {
     "log_kept_mass": lambda x, ids, n: sj.log_kept_mass(x, **SETTINGS),
     "mirostat": lambda x, ids, n: sj.mirostat(KEY, x, n.astype(np.float32), 5.0, 0.1),
     "verify": lambda x, ids, n: sj.speculative_verify(
-        KEY, ids[:, :1], x[:, None], jax.numpy.stack([x, x], axis=1), 0.8, top_p=0.9
+        KEY, ids[..., :1], x[..., None, :], jax.numpy.stack([x, x], axis=-2), 0.8, top_p=0.9
     ),
 }
 every_call = pytest.mark.parametrize("call", EVERY.values(), ids=EVERY.keys())
@@ -82,9 +82,6 @@ def call(key, x):
 
 
 @pytest.mark.slow
-@pytest.mark.skipif(
-    jax.__version_info__ < (0, 10), reason="JAX's own random bits of sharded keys fail under vmap"
-)
 @pytest.mark.parametrize("axes", [ROWS, BOTH])
 def test_vmap(axes):
     x, mesh, keys = make_logits(0, (8, V)), explicit_mesh(), jax.random.split(KEY, 8)
@@ -92,6 +89,16 @@ def test_vmap(axes):
         result = jax.jit(jax.vmap(call))(put(mesh, keys, "rows"), put(mesh, x, *axes))
     assert axes_of(result) == ("rows",)
     np.testing.assert_array_equal(result, reference.sample(keys, x, **SETTINGS))
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["mirostat", "verify", "typical_p", "penalties"])
+def test_vmap_of_others(name):
+    arguments, mesh = make_inputs(V), explicit_mesh()
+    sharded = [put(mesh, a, "rows") for a in arguments]
+    with jax.set_mesh(mesh):
+        results = jax.jit(jax.vmap(EVERY[name]))(*sharded)
+    jax.tree.map(assert_close, results, jax.vmap(EVERY[name])(*arguments))
 
 
 @pytest.mark.slow
@@ -138,8 +145,10 @@ def test_export_of_a_search():
         return sample(jax.random.wrap_key_data(data), x, top_k=top_k, top_p=settings["top_p"])
 
     data = jax.random.key_data(keys)
-    arguments = [v.reshape(3, 2, *v.shape[1:]) for v in (data, x, settings["top_k"])]
+    arguments = [v.reshape(2, 3, *v.shape[1:]) for v in (data, x, settings["top_k"])]
     shapes = [jax.ShapeDtypeStruct((a, b, *v.shape[2:]), v.dtype) for v in arguments]
+    # One for each column, as a setting that broadcasts.
+    arguments[2], shapes[2] = arguments[2][0], jax.ShapeDtypeStruct((b,), np.int32)
     tokens = export.export(jax.jit(call))(*shapes).call(*arguments)
     np.testing.assert_array_equal(tokens.reshape(6), reference.sample(keys, x, **settings))
 
