@@ -113,7 +113,7 @@ def _broadcasts(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
     if not shape or shape == batch:  # without the price of asking NumPy
         return True
     try:
-        return np.broadcast_shapes(shape, batch) == batch
+        return jnp.broadcast_shapes(shape, batch) == batch
     except ValueError:
         return False
 

@@ -1,5 +1,7 @@
 """Where the shortest prefix of a ranking whose weights reach a target ends."""
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -87,7 +89,7 @@ def search(
         bits, left, sums = state
         bits = settle(bits, left, known, weigh), bits[1]
         state = bits, left, sums
-        if left.size >= logits.size:  # nothing is below them
+        if math.prod(left.shape[1:]) >= logits.shape[1]:  # nothing is below them
             return state
         now, marks = known_of(bits, known)
         return where_wanted(look, is_below(now, marks) | is_to_tell(now, marks), state, logits)
