@@ -158,15 +158,23 @@ def test_an_end_below_many_zeros():
         np.testing.assert_array_equal(sample(key, x, **OFF | settings), tokens)
 
 
-@pytest.mark.parametrize("step", [257, pytest.param(9, marks=pytest.mark.slow)])
-def test_a_search_ends_though_its_sample_shows_little(step):
-    """A sample of every so many logits has less above the end than it takes."""
-    if step == 257:
-        x = np.full((1, 32000), -np.inf, np.float32)
-        x[0, 1030:1430], x[0, 5] = 0, -5
-    else:
-        x = np.linspace(0.9, -3, 1000, dtype=np.float32)[None]
-        x[0, ::9], x[0, 0], x[0, 1:386:128] = -np.inf, 0.5, 1
+def few_allowed():
+    """A sample of every 257th logit has less above the end than it takes."""
+    x = np.full((1, 32000), -np.inf, np.float32)
+    x[0, 1030:1430], x[0, 5] = 0, -5
+    return x
+
+
+def holes():
+    """A sample of every 9th logit has."""
+    x = np.linspace(0.9, -3, 1000, dtype=np.float32)[None]
+    x[0, ::9], x[0, 0], x[0, 1:386:128] = -np.inf, 0.5, 1
+    return x
+
+
+@pytest.mark.parametrize("make", [few_allowed, pytest.param(holes, marks=pytest.mark.slow)])
+def test_a_search_ends_though_its_sample_shows_little(make):
+    x = make()
     for settings in ({"top_k": 300}, {"temperature": 1e9, "top_p": 0.7}):
         tokens = reference.sample(jax.random.key(0), x, **settings)
         np.testing.assert_array_equal(sample(jax.random.key(0), x, **OFF | settings), tokens)
