@@ -333,11 +333,11 @@ def test_inside_scan_and_while_loop():
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("axis", ["rows", "vocabulary", "both"])
+@pytest.mark.parametrize("axis", ["rows", "vocabulary"])
 def test_sharded(axis):
     auto = (jax.sharding.AxisType.Auto,) * 2
     mesh = jax.make_mesh((2, 2), ("rows", "vocabulary"), axis_types=auto)
-    spec = {"rows": ("rows", None), "vocabulary": (None, "vocabulary")}.get(axis, mesh.axis_names)
+    spec = {"rows": ("rows", None), "vocabulary": (None, "vocabulary")}[axis]
     sharding = jax.sharding.NamedSharding(mesh, jax.sharding.PartitionSpec(*spec))
     # Devices that hold whole chunks of the vocabulary, and devices that share them.
     for seed, (v, spread) in enumerate(
@@ -346,7 +346,7 @@ def test_sharded(axis):
         x = make_logits(seed, (8, v), spread)
         key = jax.random.key(seed)
         settings = make_settings(seed, (8,), v)
-        expected = sample(key, x, **settings)
+        expected = reference.sample(key, x, **settings)
         np.testing.assert_array_equal(
             sample(key, jax.device_put(x, sharding), **settings), expected
         )
