@@ -110,7 +110,7 @@ def check_lists(name: str, value: Any, batch: tuple[int, ...], axis: str = "n") 
 
 
 def _broadcasts(shape: tuple[int, ...], batch: tuple[int, ...]) -> bool:
-    if not shape or shape == batch:  # without the price of asking NumPy
+    if not shape or shape == batch:  # without the price of asking JAX
         return True
     try:
         return jnp.broadcast_shapes(shape, batch) == batch

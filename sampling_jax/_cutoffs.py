@@ -96,13 +96,13 @@ def apply_filter(
         check_number(name, value, batch)
         check_range(name, value, valid, expected, cure)
         value = float32(value)
-    result: Array = _filter(logits, value, rule)
+    result: Array = _filter(logits, value, rule=rule)
     return result
 
 
 @partial(jax.jit, static_argnames="rule")
 @sharded_like("logits")
-def _filter(logits: Array, value: Array | None, rule: Callable[[Array, Array], Array]) -> Array:
+def _filter(logits: Array, value: Array | None, *, rule: Callable[[Array, Array], Array]) -> Array:
     batch = logits.shape[:-1]
     x = rows_of(logits)
     if value is not None and 0 not in batch:

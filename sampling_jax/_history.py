@@ -80,7 +80,7 @@ def init_history(
     length = shape[-1] if prompt_length is None else prompt_length
     check_number("prompt_length", length, batch, "integer", of="the prompt tokens")
     check_range("prompt_length", length, lambda n: n >= 0, ">= 0", "None is L")
-    history: History = _init(int32(prompt_tokens), int32(length), int(vocab_size))
+    history: History = _init(int32(prompt_tokens), int32(length), vocabulary=int(vocab_size))
     return history
 
 
@@ -140,7 +140,7 @@ def check_history(history: Any) -> None:
 
 @partial(jax.jit, static_argnames="vocabulary")
 @sharded_like("tokens", 1)
-def _init(tokens: Array, length: Array, vocabulary: int) -> History:
+def _init(tokens: Array, length: Array, *, vocabulary: int) -> History:
     batch, size = tokens.shape[:-1], tokens.shape[-1]
     wanted = jnp.arange(size, dtype=jnp.int32)[None, :] < column(length, batch)
     seen = jnp.zeros((math.prod(batch), vocabulary), bool)

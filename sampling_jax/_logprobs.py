@@ -63,13 +63,13 @@ def logprobs(logits: ArrayLike, tokens: ArrayLike, top: int = 0) -> Logprobs:
     top = static_integer("top", top)
     if not 0 <= top <= vocabulary:
         raise ValueError(f"top must be in [0, {vocabulary}], got {top}; there are no more tokens.")
-    result: Logprobs = _logprobs(logits, tokens, top)
+    result: Logprobs = _logprobs(logits, tokens, top=top)
     return result
 
 
 @partial(jax.jit, static_argnames="top")
 @sharded_like("logits", 1)
-def _logprobs(logits: Array, tokens: Array, top: int) -> Logprobs:
+def _logprobs(logits: Array, tokens: Array, *, top: int) -> Logprobs:
     batch = logits.shape[:-1]
     x, flat = flat_rows(logits, Settings())
     rows = unnormalised(x, flat.temperature)

@@ -80,13 +80,13 @@ def sample_n(
         raise TypeError(
             f"replace must be a bool, got {type(replace).__name__}; pass True or False."
         )
-    tokens: Array = _sample_n(check_key(key, batch), logits, settings, n, bool(replace))
+    tokens: Array = _sample_n(check_key(key, batch), logits, settings, n=n, replace=bool(replace))
     return tokens
 
 
 @partial(jax.jit, static_argnames=("n", "replace"))
 @sharded_like("logits", 1)
-def _sample_n(key: Array, logits: Array, settings: Settings, n: int, replace: bool) -> Array:
+def _sample_n(key: Array, logits: Array, settings: Settings, *, n: int, replace: bool) -> Array:
     batch = logits.shape[:-1]
     if 0 in batch:
         return jnp.zeros((*batch, n), jnp.int32)

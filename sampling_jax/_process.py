@@ -53,7 +53,7 @@ def process_logits(
       ['0.00', '0.00', '0.43', '0.57']
     """
     _, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
-    result: Array = _process(logits, settings, normalize)
+    result: Array = _process(logits, settings, normalize=normalize)
     return result
 
 
@@ -155,7 +155,7 @@ def apply_min_p(logits: ArrayLike, min_p: ArrayLike) -> Array:
 
 @partial(jax.jit, static_argnames="normalize")
 @sharded_like("logits")
-def _process(logits: Array, settings: Settings, normalize: bool) -> Array:
+def _process(logits: Array, settings: Settings, *, normalize: bool) -> Array:
     *batch, vocabulary = logits.shape
     if 0 in batch:
         return logits.astype(jnp.float32)
