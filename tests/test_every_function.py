@@ -15,7 +15,7 @@ from sampling_jax import process_logits, reference, sample
 
 V = 130  # all are tops, which compiles twice as fast
 SETTINGS = {"temperature": 0.8, "top_k": 50, "top_p": 0.9, "min_p": 1e-3}
-ROWS, TOKENS, BOTH = ("rows", None), (None, "tokens"), ("rows", "tokens")
+ROWS, BOTH = ("rows", None), ("rows", "tokens")
 KEY = jax.random.key(0)
 EVERY = CALLS | {
     "with_logprobs": lambda x, ids, n: sj.sample_with_logprobs(KEY, x, **SETTINGS),
@@ -139,18 +139,20 @@ def test_export_of_a_search():
     """Rows that end deep are searched one by one, as it is not known how many there are."""
     a, b = export.symbolic_shape("a, b")
     keys, x = jax.random.split(KEY, 6), make_logits(0, (6, 9000))
-    settings = {"top_k": np.array([0, 5, 6000, 0, 5, 6000], np.int32), "top_p": 0.95}
+    top_k = np.array([0, 5, 6000], np.int32)  # broadcasts
 
     def call(data, x, top_k):
-        return sample(jax.random.wrap_key_data(data), x, top_k=top_k, top_p=settings["top_p"])
+        return sample(jax.random.wrap_key_data(data), x, top_k=top_k, top_p=0.95)
 
-    data = jax.random.key_data(keys)
-    arguments = [v.reshape(2, 3, *v.shape[1:]) for v in (data, x, settings["top_k"])]
-    shapes = [jax.ShapeDtypeStruct((a, b, *v.shape[2:]), v.dtype) for v in arguments]
-    # One for each column, as a setting that broadcasts.
-    arguments[2], shapes[2] = arguments[2][0], jax.ShapeDtypeStruct((b,), np.int32)
-    tokens = export.export(jax.jit(call))(*shapes).call(*arguments)
-    np.testing.assert_array_equal(tokens.reshape(6), reference.sample(keys, x, **settings))
+    shapes = (
+        jax.ShapeDtypeStruct((a, b, 2), np.uint32),
+        jax.ShapeDtypeStruct((a, b, 9000), np.float32),
+        jax.ShapeDtypeStruct((b,), np.int32),
+    )
+    data = jax.random.key_data(keys).reshape(2, 3, 2)
+    tokens = export.export(jax.jit(call))(*shapes).call(data, x.reshape(2, 3, 9000), top_k)
+    expected = reference.sample(keys, x, top_k=np.tile(top_k, 2), top_p=0.95)
+    np.testing.assert_array_equal(tokens.reshape(6), expected)
 
 
 @pytest.mark.slow
