@@ -153,7 +153,7 @@ def _init(tokens: Array, length: Array, *, vocabulary: int) -> History:
 @sharded_like("counts")
 def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
-    rows = counts.reshape(math.prod(batch), vocabulary)
+    rows = jnp.asarray(counts).reshape(math.prod(batch), vocabulary)
     place = places(column(tokens, batch), vocabulary, column(active, batch))
     before = rows.at[place].get(mode="fill", fill_value=0)
     after = jnp.minimum(before, MOST - 1) + 1

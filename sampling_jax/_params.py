@@ -118,7 +118,8 @@ class SamplingParams:
 @jax.jit
 @sharded_like("params")
 def _replace_row(params: SamplingParams, i: Array, row: Settings) -> SamplingParams:
-    return SamplingParams(*(params[name].at[i].set(value) for name, value in row._asdict().items()))
+    old = (jnp.asarray(params[name]) for name in row._fields)  # of NumPy, where nothing is traced
+    return SamplingParams(*(value.at[i].set(new) for value, new in zip(old, row, strict=True)))
 
 
 def _row(where: str, request: Any) -> Settings:

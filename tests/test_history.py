@@ -1,5 +1,7 @@
 """Histories and penalties: equal to loops over sets and counters, in every form of call."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -194,6 +196,17 @@ def test_scan_equals_a_loop_over_lists():
             logits = reference.penalise(table[output[-1]], prompt[row], output[1:], **penalties)
             output.append(int(np.argmax(logits)))
         assert result[row].tolist() == output[1:]
+
+
+def test_numpy_leaves():
+    """As they come from a file, with or without jit."""
+    history, tokens = init_history(jnp.array([[1, 2], [3, 3]]), 40), np.array([4, 5])
+    expected = update_history(history, tokens)
+    loaded = jax.tree.map(np.asarray, history)
+    for context in (contextlib.nullcontext(), jax.disable_jit()):
+        with context:
+            result = update_history(loaded, tokens)
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 def test_empty_batch_and_empty_prompt():

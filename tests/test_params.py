@@ -1,5 +1,7 @@
 """`SamplingParams`: settings of requests that come and go, in one compiled program."""
 
+import contextlib
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -118,6 +120,17 @@ def test_pytree_through_jit_vmap_and_scan():
     assert_same(some, plain.stack([rows[4], rows[1]]))
     assert jax.tree.structure(some) == jax.tree.structure(params)
     assert [p[-1].name for p, _ in jax.tree_util.tree_leaves_with_path(params)] == list(NAMES)
+
+
+def test_numpy_leaves():
+    """As they come from a file, with or without jit."""
+    params = SamplingParams.stack([{"temperature": 0.7}, {"top_k": 4}])
+    expected = params.replace_row(1, {"top_p": 0.5})
+    loaded = jax.tree.map(np.asarray, params)
+    for context in (contextlib.nullcontext(), jax.disable_jit()):
+        with context:
+            result = loaded.replace_row(1, {"top_p": 0.5})
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
 def test_traced_settings_and_rows():
