@@ -128,8 +128,8 @@ def first_light(x: Array, weights: Array, threshold: Array) -> Array:
 
 
 def ids_of(x: Array) -> Array:
-    """int32 [1, chunks, rows, lanes], the ids of the tokens of all chunks."""
-    return lax.iota(jnp.int32, x[0].size).reshape(1, *x.shape[1:])
+    """int32 [1, ...], the places of x [N, ...] in each row."""
+    return lax.iota(jnp.int32, math.prod(x.shape[1:])).reshape(1, *x.shape[1:])
 
 
 def in_blocks(x: Array) -> Array:

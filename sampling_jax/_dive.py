@@ -1,5 +1,7 @@
 """Passes over all logits: for what ends below their tops, or is not ranked by its logits."""
 
+import math
+
 import jax.numpy as jnp
 from jax import Array, lax
 
@@ -37,7 +39,7 @@ def dive(
     """
     bracket, marks = known_of(bits, like)
     bracket = raised(bracket, rank(_least(x)))
-    first = guesses(bracket, sample, x[0].size, lambda x: weigh(marks.row, x))
+    first = guesses(bracket, sample, math.prod(x.shape[1:]), lambda x: weigh(marks.row, x))
     own = _narrow((packed(bracket), bits[1]), x, like, weigh, first)
     bracket = unpacked(own, bracket)
     few = lax.cond(

@@ -1,5 +1,6 @@
 """Several tokens for each row of logits: independent ones, or all different."""
 
+import math
 from functools import partial
 
 import jax
@@ -112,7 +113,7 @@ def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
     weights = row_weights(Row(top, scale(settings.temperature)), x)
     weights = where(x > -jnp.inf, weights, 0)
     row = lax.iota(jnp.int32, x.shape[0])
-    chunk = lax.iota(jnp.int32, x.shape[1])[None, :]
+    chunk, size = lax.iota(jnp.int32, x.shape[1])[None, :], math.prod(x.shape[2:])
 
     def step(
         left: tuple[Array, Wide], draw: tuple[Array, Array]
@@ -121,7 +122,7 @@ def _distinct(bits: Array, logits: Array, settings: RowSettings) -> Array:
         (ids, sums), (i, bits) = left, draw
         token = draw_by(bits, weights, sums, ids)
         weight = weights.reshape(ids.shape[0], -1)[row, jnp.maximum(token, 0)][:, None]
-        is_drawn = (token[:, None] >= 0) & (chunk == token[:, None] // weights[0, 0].size)
+        is_drawn = (token[:, None] >= 0) & (chunk == token[:, None] // size)
         sums = _wide.subtract(sums, _wide.keep(is_drawn, _wide.widen(weight)))
         return (ids.at[:, i].set(token), sums), None
 

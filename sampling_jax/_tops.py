@@ -1,5 +1,6 @@
 """The largest few of each column: where nearly every prefix that is kept ends."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -70,7 +71,7 @@ def tops_of_few(x: Array, like: Array) -> Tops:
     n, chunks, _, lanes = x.shape
     if chunks <= 2:
         return column_tops(x.reshape(n, -1))
-    groups = like[0].size // (DEPTH * lanes)
+    groups = math.prod(like.shape[1:]) // (DEPTH * lanes)
     size = -(-chunks // groups)
     padding = [(0, 0, 0), (0, size * groups - chunks, 0), (0, 0, 0)]
     parts = [lax.pad(part, jnp.float32(-jnp.inf), padding) for part in _fours(x)]
