@@ -59,11 +59,11 @@ def from_host(name: str, value: Any, vocabulary: int) -> Any:
 
 def check_logits(logits: ArrayLike, name: str = "logits") -> tuple[int, ...]:
     """Raise unless logits [..., V] can be sampled from; their batch shape."""
-    shape, dtype = getattr(logits, "shape", None), getattr(logits, "dtype", None)
-    if shape is None or dtype is None:
+    if not isinstance(logits, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
         raise TypeError(
             f"{name} must be an array, got {type(logits).__name__}; convert with jnp.asarray."
         )
+    shape, dtype = logits.shape, logits.dtype
     if not (jnp.issubdtype(dtype, jnp.floating) and dtype.isnative and dtype.itemsize <= 8):
         raise TypeError(
             f"{name} must have a floating dtype, got {dtype}; "
@@ -117,7 +117,7 @@ def check_integers(name: str, value: Any, shape: tuple[int, ...]) -> None:
             f"{name} must be an integer array, got {type(value).__name__}; "
             "convert with jnp.asarray."
         )
-    dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(value)
+    dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(type(value))
     if not (jnp.issubdtype(dtype, jnp.integer) and dtype.isnative):
         raise TypeError(
             f"{name} must be an integer array, got {dtype}; convert with {name}.astype(jnp.int32)."
@@ -129,9 +129,7 @@ def check_integers(name: str, value: Any, shape: tuple[int, ...]) -> None:
         )
 
 
-def flat_ids(tokens: ArrayLike, vocabulary: int) -> Array:
-    """int32 [N] of tokens of any shape; -1 for what is no id."""
+def flat_ids(tokens: Array, vocabulary: int) -> Array:
+    """int32 [N] of int32 tokens of any shape; -1 for what is no id."""
     ids = jnp.asarray(tokens).reshape(-1)
-    # Before the comparison with V, which a narrow integer cannot hold.
-    ids = ids if ids.dtype.itemsize >= 4 else ids.astype(jnp.int32)
-    return where((ids >= 0) & (ids < vocabulary), ids.astype(jnp.int32), -1)
+    return where((ids >= 0) & (ids < vocabulary), ids, -1)

@@ -98,6 +98,13 @@ def static_integer(name: str, value: Any) -> int:
     raise TypeError(f"{name} must be an integer, got {type(value).__name__}; pass a Python int.")
 
 
+def static_bool(name: str, value: Any) -> bool:
+    """A Python bool, or NumPy's; TypeError for anything else."""
+    if not isinstance(value, bool | np.bool_):
+        raise TypeError(f"{name} must be a bool, got {type(value).__name__}; pass True or False.")
+    return bool(value)
+
+
 def check_lists(name: str, value: Any, batch: tuple[int, ...], axis: str = "n") -> None:
     """Raise unless `value` is integers [n], or [..., n] that broadcast to the batch."""
     shape = check_array(name, value, "integer")

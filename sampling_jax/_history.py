@@ -19,6 +19,7 @@ from sampling_jax._checks import (
     int32,
     matrix,
     places,
+    static_integer,
 )
 from sampling_jax._masks import pack
 from sampling_jax._meshes import sharded_like
@@ -67,11 +68,7 @@ def init_history(
         raise ValueError(
             "prompt_tokens must have shape [..., L], got shape (); add the axis of the tokens."
         )
-    if isinstance(vocab_size, bool) or not isinstance(vocab_size, int | np.integer):
-        raise TypeError(
-            f"vocab_size must be a Python integer, got {type(vocab_size).__name__}; pass "
-            "logits.shape[-1]."
-        )
+    vocab_size = static_integer("vocab_size", vocab_size)
     if not 1 <= vocab_size <= MAX_VOCABULARY:
         raise ValueError(
             f"vocab_size must be in [1, {MAX_VOCABULARY}], got {vocab_size}; pass logits.shape[-1]."

@@ -16,6 +16,7 @@ from sampling_jax._arguments import (
     flat_ids,
     flat_settings,
 )
+from sampling_jax._checks import int32
 from sampling_jax._meshes import sharded_like
 from sampling_jax._process import kept_rows
 from sampling_jax._weights import clean, divisor, is_greedy, over
@@ -61,7 +62,7 @@ def log_prob(
     """
     batch, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
     check_integers("tokens", tokens, batch)
-    result: Array = _log_prob(logits, tokens, settings)
+    result: Array = _log_prob(logits, int32(tokens), settings)
     return result
 
 

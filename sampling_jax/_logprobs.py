@@ -9,7 +9,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import Settings, check, check_integers, flat_ids
-from sampling_jax._checks import static_integer
+from sampling_jax._checks import int32, static_integer
 from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
 from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
 from sampling_jax._meshes import sharded_like
@@ -63,7 +63,7 @@ def logprobs(logits: ArrayLike, tokens: ArrayLike, top: int = 0) -> Logprobs:
     top = static_integer("top", top)
     if not 0 <= top <= vocabulary:
         raise ValueError(f"top must be in [0, {vocabulary}], got {top}; there are no more tokens.")
-    result: Logprobs = _logprobs(logits, tokens, top=top)
+    result: Logprobs = _logprobs(logits, int32(tokens), top=top)
     return result
 
 

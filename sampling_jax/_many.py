@@ -5,14 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings, Settings, check
 from sampling_jax._bits import check_key
-from sampling_jax._checks import static_integer
+from sampling_jax._checks import static_bool, static_integer
 from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._draw import draw, keep
 from sampling_jax._locate import draw_by
@@ -77,11 +76,8 @@ def sample_n(
     n = static_integer("n", n)
     if n < 1:
         raise ValueError(f"n must be >= 1, got {n}; pass how many tokens to draw.")
-    if not isinstance(replace, bool | np.bool_):
-        raise TypeError(
-            f"replace must be a bool, got {type(replace).__name__}; pass True or False."
-        )
-    tokens: Array = _sample_n(check_key(key, batch), logits, settings, n=n, replace=bool(replace))
+    replace = static_bool("replace", replace)
+    tokens: Array = _sample_n(check_key(key, batch), logits, settings, n=n, replace=replace)
     return tokens
 
 

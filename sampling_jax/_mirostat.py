@@ -17,7 +17,7 @@ from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_ch
 from sampling_jax._locate import End, Prefix, locate
 from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import per_row
-from sampling_jax._weights import Row, clean, row_weights
+from sampling_jax._weights import Row, clean, plain, row_weights
 from sampling_jax._where import where
 from sampling_jax.reference import HEAVIEST, LOG2_E
 
@@ -98,6 +98,7 @@ def _mirostat(
     # A token has no gradient, and asking for one through it must not fail.
     logits, mu, tau, eta = lax.stop_gradient((logits.reshape(n, vocabulary), mu, tau, eta))
 
+    logits = plain(logits)
     x = lax.optimization_barrier(to_chunks(clean(logits)))  # or each pass cleans it again
     top = jnp.max(x, axis=(1, 2, 3))
     row = Row(top, jnp.full_like(top, LOG2_E))

@@ -12,6 +12,7 @@ from jax import Array
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import MAX_VOCABULARY, Settings, check_setting, from_host
+from sampling_jax._checks import check_range, int32
 from sampling_jax._meshes import sharded_like
 
 OFF = Settings(temperature=1.0, top_k=0, top_p=1.0, min_p=0.0)
@@ -95,12 +96,9 @@ class SamplingParams:
             raise TypeError(f"i must be an integer, got {got}; pass the number of a row.")
         if np.shape(i) != ():
             raise ValueError(f"i must be one integer, got shape {np.shape(i)}; pass one row.")
-        index: Any = i
-        if not isinstance(i, jax.Array):
-            if not -n <= index < n:
-                raise ValueError(f"i must be in [{-n}, {n}), got {i}; there are {n} rows.")
-            index = np.int32(index)
-        result: SamplingParams = _replace_row(self, index, _row("request", request))
+        cure = f"there are {n} rows"
+        check_range("i", i, lambda i: (i >= -n) & (i < n), f"in [{-n}, {n})", cure)
+        result: SamplingParams = _replace_row(self, int32(i), _row("request", request))
         return result
 
     def keys(self) -> tuple[str, ...]:

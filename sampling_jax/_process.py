@@ -8,6 +8,7 @@ from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
+from sampling_jax._checks import static_bool
 from sampling_jax._meshes import sharded_like
 from sampling_jax._prefix import find_prefix, kept
 from sampling_jax._rows import fold_vmap
@@ -44,7 +45,7 @@ def process_logits(
       A quotient below the range of float32 is -inf too.
 
     Raises:
-      TypeError, ValueError: as `sample`.
+      TypeError, ValueError: as `sample`; a `normalize` that is no bool.
 
     Example:
       >>> import jax.numpy as jnp
@@ -53,7 +54,7 @@ def process_logits(
       ['0.00', '0.00', '0.43', '0.57']
     """
     _, settings = check(logits, Settings(temperature, top_k, top_p, min_p))
-    result: Array = _process(logits, settings, normalize=normalize)
+    result: Array = _process(logits, settings, normalize=static_bool("normalize", normalize))
     return result
 
 

@@ -19,6 +19,7 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._bits import check_key, random_bits
+from sampling_jax._checks import check_range, int32
 from sampling_jax._chunks import chunk_sums
 from sampling_jax._locate import draw_by
 from sampling_jax._meshes import sharded_like
@@ -96,7 +97,8 @@ def speculative_verify(
     shape, settings = check(rows, Settings(temperature, top_k, top_p, min_p))
     length = _check_length(draft_length, shape, drafts)
     keys = check_key(key, shape)
-    result: Verified = _verify(keys, draft_tokens, draft_logits, target_logits, settings, length)
+    ids = int32(draft_tokens)
+    result: Verified = _verify(keys, ids, draft_logits, target_logits, settings, length)
     return result
 
 
@@ -125,12 +127,14 @@ def _check_length(length: Any, batch: tuple[int, ...], drafts: int) -> Any:
     if length is None:
         return None
     check_integers("draft_length", length, batch if np.shape(length) else ())
-    if isinstance(length, jax.Array):
-        return length
-    values = np.asarray(length)
-    if np.any((values < 0) | (values > drafts)):
-        raise ValueError(f"draft_length must be in [0, {drafts}], got {length}; None is all.")
-    return values.astype(np.int32)
+    check_range(
+        "draft_length",
+        length,
+        lambda n: (n >= 0) & (n <= drafts),
+        f"in [0, {drafts}]",
+        "None is all",
+    )
+    return int32(length)
 
 
 @jax.jit
@@ -152,8 +156,8 @@ def _verify(
     draft = distribution_of(draft_logits.reshape(n, drafts, vocabulary), rows)
     target = distribution_of(target_logits.reshape(n, drafts + 1, vocabulary), rows)
     ids = flat_ids(draft_tokens, vocabulary).reshape(n, drafts)
-    length = jnp.asarray(drafts if length is None else length)
-    length = jnp.broadcast_to(jnp.clip(length, 0, drafts).astype(jnp.int32), batch).reshape(n)
+    length = jnp.asarray(drafts if length is None else length, jnp.int32)
+    length = jnp.broadcast_to(jnp.clip(length, 0, drafts), batch).reshape(n)
 
     position = lax.iota(jnp.int32, drafts + 1)[None, :]
     padded = jnp.pad(ids, ((0, 0), (0, 1)), constant_values=-1)

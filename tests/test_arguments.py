@@ -1,5 +1,7 @@
 """What is refused, and with which words."""
 
+from types import SimpleNamespace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -17,6 +19,11 @@ X = np.zeros((2, 3, 5), np.float32)
     ("logits", "error", "message"),
     [
         ([0.0, 1.0], TypeError, "logits must be an array, got list; convert with jnp.asarray."),
+        (
+            SimpleNamespace(shape=(2, 5), dtype="torch.float32"),
+            TypeError,
+            "logits must be an array, got SimpleNamespace; convert with jnp.asarray.",
+        ),
         (
             np.zeros((2, 5), np.int32),
             TypeError,

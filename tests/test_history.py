@@ -255,7 +255,7 @@ HISTORY = init_history(TOKENS, 5)
         (
             lambda: init_history(TOKENS, 5.0),
             TypeError,
-            "vocab_size must be a Python integer, got float; pass logits.shape[-1].",
+            "vocab_size must be an integer, got float; pass a Python int.",
         ),
         (
             lambda: init_history(TOKENS, 0),

@@ -427,6 +427,15 @@ def test_token_errors(tokens, error, message):
 
 
 @pytest.mark.parametrize(
+    "token", [np.int64(2**32 + 3), np.uint64(2**64 - 1), 2**40, -(2**40), 2**70]
+)
+def test_ids_beyond_32_bits_are_none(token):
+    assert log_prob(X[0, 0], token) == -np.inf
+    result = logprobs(X[0, 0], token)
+    assert (result.logprob, result.rank) == (-np.inf, -1)
+
+
+@pytest.mark.parametrize(
     ("top", "error", "message"),
     [
         (6, ValueError, "top must be in [0, 5], got 6; there are no more tokens."),

@@ -81,6 +81,14 @@ def test_large_vocabulary():
 
 
 @pytest.mark.slow
+@pytest.mark.parametrize("dtype", ["bfloat16", "float8_e4m3fn", "float4_e2m1fn"])
+def test_narrow_logits(dtype):
+    x = jnp.asarray(make_logits(0, (2, 5000)), dtype)
+    expected = mirostat(jax.random.key(0), x.astype(jnp.float32), 8.0)
+    assert_equal(mirostat(jax.random.key(0), x, 8.0), expected)
+
+
+@pytest.mark.slow
 def test_numbers_broadcast():
     x = make_logits(0, (3, 4, 129))
     key = jax.random.key(0)

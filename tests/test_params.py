@@ -133,6 +133,12 @@ def test_numpy_leaves():
         jax.tree.map(np.testing.assert_array_equal, result, expected)
 
 
+def test_narrow_numbers_of_many_rows():
+    params = SamplingParams.stack([{}] * 200)
+    for i in (jnp.int8(-1), jnp.uint8(199), np.int8(-1)):
+        assert np.flatnonzero(params.replace_row(i, {"top_k": 3}).top_k).tolist() == [199]
+
+
 def test_traced_settings_and_rows():
     params = SamplingParams.stack([{"top_k": 5}, {"top_p": 0.5}])
 

@@ -139,6 +139,20 @@ def test_gradients_are_finite_and_right(normalize):
     np.testing.assert_allclose(jax.grad(log_probability)(0.8), numeric, rtol=2e-2)
 
 
+@pytest.mark.parametrize("normalize", [False, True])
+def test_gradients_beside_a_finite_mask(normalize):
+    """Its quotient is -inf, and no part of any gradient."""
+    x = jnp.array([1.0, 0.0, np.finfo(np.float32).min])
+
+    def call(x, temperature):
+        return process_logits(x, temperature, normalize=normalize)[0]
+
+    by_x, by_temperature = jax.grad(call, (0, 1))(x, 0.5)
+    expected = jax.grad(call, (0, 1))(x.at[2].set(-np.inf), 0.5)
+    np.testing.assert_array_equal(by_x, expected[0])
+    assert by_temperature == expected[1] != 0
+
+
 @pytest.mark.slow
 def test_vmap():
     x = make_logits(4, (6, 129))
@@ -148,6 +162,14 @@ def test_vmap():
         return process_logits(x, **settings)
 
     np.testing.assert_array_equal(jax.vmap(call)(x, settings), call(x, settings))
+
+
+@pytest.mark.parametrize("normalize", [1, "no", jnp.array(True)])
+def test_errors(normalize):
+    with pytest.raises(TypeError) as info:
+        process_logits(jnp.zeros(5), normalize=normalize)
+    got = type(normalize).__name__
+    assert str(info.value) == f"normalize must be a bool, got {got}; pass True or False."
 
 
 def test_empty_batch():

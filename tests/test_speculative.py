@@ -407,6 +407,22 @@ def test_gradient_through_tokens_is_zero_not_an_error():
     assert by_temperature == 0
 
 
+def test_ids_beyond_32_bits_are_rejected():
+    x = np.tile(np.float32([0, 0, 0, 9, 0]), (4, 1))
+    result = speculative_verify(jax.random.key(0), np.array([3, 2**32 + 3, 3]), x[1:], x, 0.0)
+    assert (result.tokens.tolist(), result.accepted) == ([3, 3, -1, -1], 1)
+
+
+def test_narrow_lengths_of_many_drafts():
+    x, key = np.zeros((201, 5), np.float32), jax.random.key(0)
+    ids = np.zeros(200, np.int32)
+    expected = speculative_verify(key, ids, x[1:], x, draft_length=3)
+    assert expected.accepted == 3
+    for dtype in (jnp.int8, jnp.uint8):
+        result = speculative_verify(key, ids, x[1:], x, draft_length=dtype(3))
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
+
+
 def test_shapes():
     empty = jnp.zeros((0, 4, 5))
     none = jnp.zeros((0, 3), jnp.int32)
