@@ -145,14 +145,8 @@ def _or_one(mass: Array) -> Array:
 
 def _kept(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V], what temperature and filters keep: a constant to the gradient."""
-    logits, settings = lax.stop_gradient((logits, settings))
-    if settings[1:] != (None, None, None):
-        return kept_rows(logits, settings)
-    x = clean(logits)
-    ids = lax.iota(jnp.int32, x.shape[1])[None, :]
-    is_top = x == jnp.max(x, axis=1, keepdims=True)
-    first = jnp.min(where(is_top, ids, x.shape[1]), axis=1, keepdims=True)
-    return (ids == first) | ~is_greedy(settings.temperature)[:, None]
+    keep: Array = kept_rows(*lax.stop_gradient((logits, settings)))
+    return keep
 
 
 def flat_rows(logits: Array, settings: Settings) -> tuple[Array, RowSettings]:

@@ -9,10 +9,11 @@ from jax.typing import ArrayLike
 
 from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
 from sampling_jax._checks import static_bool
+from sampling_jax._greedy import most_likely
 from sampling_jax._meshes import sharded_like
 from sampling_jax._prefix import find_prefix, kept
-from sampling_jax._rows import fold_vmap
-from sampling_jax._weights import divisor, is_greedy, over, plain
+from sampling_jax._rows import alike, fold_vmap
+from sampling_jax._weights import clean, divisor, is_greedy, over, plain
 from sampling_jax._where import where
 
 
@@ -184,8 +185,17 @@ def _process(logits: Array, settings: Settings, *, normalize: bool) -> Array:
 def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
     logits = plain(logits)
-    # A greedy row keeps one token: its other filters keep that token whatever they are.
-    top_k = jnp.int32(0) if settings.top_k is None else settings.top_k
-    top_k = where(is_greedy(settings.temperature), jnp.int32(1), top_k)
-    _, prefix = find_prefix(logits, settings._replace(top_k=top_k))
-    return kept(logits, prefix)
+    settings, _ = alike((settings, logits[:, 0]))
+    # A greedy row keeps one token, which its filters keep whatever they are.
+    greedy = is_greedy(settings.temperature)
+    first = lax.cond(
+        jnp.any(greedy),
+        lambda: most_likely(logits),
+        lambda: jnp.zeros_like(greedy, jnp.int32),
+    )
+    if settings.top_k is settings.top_p is settings.min_p is None:
+        keep = clean(logits) > -jnp.inf
+    else:
+        keep = kept(logits, find_prefix(logits, settings)[1])
+    ids = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
+    return where(greedy[:, None], ids == first[:, None], keep)

@@ -62,23 +62,9 @@ def search(
             lambda: (bits, left),
         )
 
-        def tell() -> tuple[Bits, Array]:
-            bracket, marks = known_of(bits, known)
-            told = marks._replace(status=jnp.full_like(marks.status, TOLD))
-            if marks.cut is not None:
-                light, threshold = marks.cut
-                light = lax.cond(
-                    jnp.any(threshold > 0),
-                    lambda: first_light(x, row_weights(marks.row, x), threshold),
-                    lambda: light,
-                )
-                told = told._replace(cut=Cut(light, threshold))
-            own = stacked(weigh_above(x, marks.row, end_value(bracket, told)))
-            return (bits[0], packed(told)), own
-
         bracket, marks = known_of(bits, known)
         is_settled = ~jnp.any(is_open(bracket)) & jnp.any(is_to_tell(bracket, marks))
-        bits, sums = lax.cond(is_settled, tell, lambda: (bits, sums))
+        bits, sums = lax.cond(is_settled, lambda: _tell(bits, known, x), lambda: (bits, sums))
         return bits, left, sums
 
     def unfinished(state: State) -> Array:
@@ -96,3 +82,29 @@ def search(
 
     bits, _, sums = lax.while_loop(unfinished, body, (bits_of(known), left, sums))
     return known_of(bits, known), sums
+
+
+def tell(known: Known, sums: Array, logits: Array) -> tuple[Known, Array]:
+    """The same of brackets that are closed."""
+
+    def look(state: tuple[Bits, Array], logits: Array) -> tuple[Bits, Array]:
+        return _tell(state[0], known, to_chunks(clean(logits)))
+
+    bits, sums = where_wanted(look, is_to_tell(*known), (bits_of(known), sums), logits)
+    return known_of(bits, known), sums
+
+
+def _tell(bits: Bits, like: Known, x: Array) -> tuple[Bits, Array]:
+    """What chunks x [N, chunks, rows, lanes] weigh above an end, and what min_p drops of them."""
+    bracket, marks = known_of(bits, like)
+    told = marks._replace(status=jnp.full_like(marks.status, TOLD))
+    if marks.cut is not None:
+        light, threshold = marks.cut
+        light = lax.cond(
+            jnp.any(threshold > 0),
+            lambda: first_light(x, row_weights(marks.row, x), threshold),
+            lambda: light,
+        )
+        told = told._replace(cut=Cut(light, threshold))
+    own = stacked(weigh_above(x, marks.row, end_value(bracket, told)))
+    return (bits[0], packed(told)), own

@@ -14,7 +14,7 @@ from sampling_jax._bracket import (
 )
 from sampling_jax._device import by_device
 from sampling_jax._marks import Bits, Known, Weigh, is_within, known_of, least_of
-from sampling_jax._rows import packed
+from sampling_jax._rows import packed, unpacked
 from sampling_jax._where import where
 from sampling_jax._wide import Wide
 
@@ -35,7 +35,7 @@ def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
       the bracket, packed.
     """
     own, notes = bits
-    weights = weigh(known_of(bits, like).marks.row, left)
+    weights = weigh(unpacked(bits[1], like.marks).row, left)
 
     def unfinished(loop: tuple[Array, Array]) -> Array:
         is_any_within = jnp.any(is_within(*known_of((loop[0], notes), like)))

@@ -16,7 +16,7 @@ from sampling_jax._locate import End, Prefix
 from sampling_jax._marks import ASKED, TOLD, Cut, Known, Marks, Weigh
 from sampling_jax._mass import mass, stacked, unstacked, weigh_above
 from sampling_jax._rows import packed, per_row, unpacked
-from sampling_jax._search import search
+from sampling_jax._search import search, tell
 from sampling_jax._tops import Tops, lane_tops
 from sampling_jax._weights import Row, is_greedy, row_weights
 from sampling_jax._where import where
@@ -53,7 +53,8 @@ def shorten(
         stacked; read where top_p is on and top_k is off, and where no filter is on.
       is_known: bool [], whether it holds that; else it is found here, in the step of top_k.
     """
-    few = lane_tops(tops)
+    is_ranked = not settings.top_k is settings.top_p is None
+    few = lane_tops(tops) if is_ranked else tops
     # Zeros change nothing: they vary over devices as the settings do, if they do.
     few = few._replace(logits=few.logits + per_row(jnp.zeros_like(row.top), few.logits))
     cut = None
@@ -82,13 +83,18 @@ def shorten(
         is_told = (~(k_on | p_on | m_on) & rows.is_known) | is_same
         status = where(is_told, jnp.uint32(TOLD), is_asked.astype(jnp.uint32) * ASKED)
         known = _begun(counts, is_last, rows, last, total, is_on, status, logits.shape[1])
-        known, sums = search(known, few.logits, state[1], logits, weigh)
+        if is_ranked:
+            known, sums = search(known, few.logits, state[1], logits, weigh)
+        else:
+            known, sums = tell(known, state[1], logits)
         end = _end_of(known, last, rows, is_on, weigh)
         # Of the row outside, or what all tops weigh is computed in both steps.
         own = stacked(weigh_above(tops.logits, row, end.value))
         sums = where(per_row(known.marks.status, sums) == TOLD, sums, own)
-        kept = mass(Prefix(end, *unstacked(sums)), rows.row)
-        return packed((end, _wide.select(is_asked & counts, kept, total))), sums
+        if is_last is not True:
+            kept = mass(Prefix(end, *unstacked(sums)), rows.row)
+            total = _wide.select(is_asked & counts, kept, total)
+        return packed((end, total)), sums
 
     state = packed(all_kept), everything
     if settings.top_k is None or settings.top_p is None:
