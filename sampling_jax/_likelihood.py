@@ -17,8 +17,8 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._checks import int32
+from sampling_jax._kept import kept_rows
 from sampling_jax._meshes import sharded_like
-from sampling_jax._process import kept_rows
 from sampling_jax._weights import clean, divisor, is_greedy, over
 from sampling_jax._where import where
 

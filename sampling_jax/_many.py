@@ -14,9 +14,9 @@ from sampling_jax._bits import check_key
 from sampling_jax._checks import static_bool, static_integer
 from sampling_jax._chunks import chunk_sums, to_chunks
 from sampling_jax._draw import draw, keep
+from sampling_jax._kept import kept_rows
 from sampling_jax._locate import draw_by
 from sampling_jax._meshes import sharded_like
-from sampling_jax._process import kept_rows
 from sampling_jax._rows import alike, fold_vmap
 from sampling_jax._sample import flat_draws
 from sampling_jax._weights import Row, clean, row_weights, scale

@@ -3,17 +3,16 @@
 import jax.numpy as jnp
 from jax import Array, lax
 
-from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import FEW, STEP, chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._device import by_device
 from sampling_jax._filters import filters_on
-from sampling_jax._locate import Prefix, all_above, locate
-from sampling_jax._mass import kept_sums, stacked
-from sampling_jax._rows import alike, group_size, per_row
+from sampling_jax._locate import Prefix, all_above
+from sampling_jax._mass import stacked
+from sampling_jax._rows import alike, group_size
 from sampling_jax._steps import shorten
 from sampling_jax._tops import column_tops
-from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._weights import Row, row_weights, scale
 from sampling_jax._wide import Wide
 
 
@@ -53,20 +52,3 @@ def _few(settings: RowSettings, n: int, vocabulary: int) -> Array:
     most = 0 if settings.top_k is None else n // (3 * size) * size
     few: Array = by_device(cpu=lambda: jnp.int32(most), default=lambda: jnp.int32(0))
     return few
-
-
-def kept(logits: Array, prefix: Prefix) -> Array:
-    """Bool [N, V]: which of the logits are in the prefix."""
-    value = prefix.end.value
-    _, ties = kept_sums(prefix)
-
-    def is_tie(x: Array) -> Array:
-        return (x == per_row(value, x)).astype(jnp.uint32)
-
-    nothing = _wide.keep(jnp.zeros_like(prefix.tied, bool), prefix.above)
-    rest = _wide.widen(jnp.maximum(ties, 1) - 1)
-    last = locate(is_tie, logits, prefix._replace(above=nothing), lambda _: rest)
-    x = clean(logits)
-    is_in = (lax.broadcasted_iota(jnp.int32, x.shape, 1) <= last[:, None]) & (ties > 0)[:, None]
-    bound = value[:, None]
-    return ((x > bound) | ((x == bound) & is_in)) & (x > -jnp.inf)

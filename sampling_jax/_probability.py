@@ -8,18 +8,18 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
-from sampling_jax._chunks import chunk_sums, to_chunks
-from sampling_jax._process import kept_rows
-from sampling_jax._rows import per_row
-from sampling_jax._weights import Row, clean, row_weights, scale
+from sampling_jax._kept import Last, is_kept, weighed
+from sampling_jax._rows import per_row, taken
+from sampling_jax._weights import Row, clean, plain, row_weights, scale
 from sampling_jax._where import where
 
 
 class Distribution(NamedTuple):
-    """M rows to draw from, as their kept logits and what turns those into integers."""
+    """M rows to draw from."""
 
-    x: Array  # float32 [M, chunks, rows, lanes]; -inf for what is not kept
+    logits: Array  # float32, or narrower, [M, V]
     row: Row
+    last: Last
     unit: Array  # float32 [M], weights to probabilities
 
 
@@ -28,29 +28,30 @@ def distribution_of(logits: Array, settings: RowSettings) -> Distribution:
     # Tokens have no gradient, and asking for one through them must not fail.
     logits, settings = lax.stop_gradient((logits, settings))
     n, positions, vocabulary = logits.shape
-    x = logits.reshape(n * positions, vocabulary)
+    x = plain(logits).reshape(n * positions, vocabulary)
     settings = jax.tree.map(lambda value: jnp.repeat(value, positions), settings)
-    x = to_chunks(where(kept_rows(x, settings), clean(x), -jnp.inf))
-    top = jnp.max(x, axis=(1, 2, 3))
-    # With any finite top, a row of nothing weighs nothing.
-    row = Row(where(top > -jnp.inf, top, 0), scale(settings.temperature))
-    total = _wide.add_up(chunk_sums(row_weights(row, x)), axes=(1,))
+    row, last, total = weighed(x, settings)
     # log2(e) / total is correctly rounded everywhere, and its factor is common to all p and q.
     unit = scale(jnp.maximum(_wide.approximate(total), 1)) * 2**30
-    return Distribution(x, row, unit)
+    return Distribution(x, row, last, unit)
 
 
-def probability(distribution: Distribution, x: Array) -> Array:
-    """uint32 below 2**31 of kept logits x [M, ...]: in units of 2**-30 / log2(e), rounded down."""
-    weights = row_weights(distribution.row, x).astype(jnp.float32)
-    result: Array = (weights * per_row(distribution.unit, x)).astype(jnp.uint32)
-    return result
+def kept_weights(distribution: Distribution, x: Array, ids: Array) -> Array:
+    """uint32 weights of clean logits x [M, ...] of tokens [M or 1, ...]; 0 of what is dropped."""
+    _, row, last, _ = distribution
+    return where(is_kept(last, x, ids), row_weights(row, x), 0)
+
+
+def probability(distribution: Distribution, weights: Array) -> Array:
+    """uint32 below 2**31 of weights [M, ...]: in units of 2**-30 / log2(e), rounded down."""
+    result: Array = weights.astype(jnp.float32) * per_row(distribution.unit, weights)
+    return result.astype(jnp.uint32)
 
 
 def probability_of(distribution: Distribution, ids: Array) -> Array:
     """uint32 of ids [N, positions]; 0 of what is no id."""
-    x = distribution.x.reshape(ids.size, -1)
     flat = ids.reshape(ids.size, 1)
-    at_id = jnp.take_along_axis(x, jnp.maximum(flat, 0), axis=1)
-    at_id = where(flat >= 0, at_id, -jnp.inf)
-    return probability(distribution, at_id).reshape(ids.shape)
+    place = jnp.maximum(flat, 0)
+    x = taken(lambda x: jnp.take_along_axis(x, place, axis=1), distribution.logits)
+    weights = where(flat >= 0, kept_weights(distribution, clean(x), flat), 0)
+    return probability(distribution, weights).reshape(ids.shape)

@@ -7,13 +7,11 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
+from sampling_jax._arguments import Settings, check, flat_settings
 from sampling_jax._checks import static_bool
-from sampling_jax._greedy import most_likely
+from sampling_jax._kept import kept_rows
 from sampling_jax._meshes import sharded_like
-from sampling_jax._prefix import find_prefix, kept
-from sampling_jax._rows import alike, fold_vmap
-from sampling_jax._weights import clean, divisor, is_greedy, over, plain
+from sampling_jax._weights import divisor, over
 from sampling_jax._where import where
 
 
@@ -179,23 +177,3 @@ def _process(logits: Array, settings: Settings, *, normalize: bool) -> Array:
         support = where(keep | ~drawable, result, -jnp.inf)
         result = result - jax.nn.logsumexp(support, axis=1, keepdims=True)
     return where(keep, result, -jnp.inf).reshape(logits.shape)
-
-
-@fold_vmap
-def kept_rows(logits: Array, settings: RowSettings) -> Array:
-    """Bool [N, V] from logits [N, V] and settings [N]."""
-    logits = plain(logits)
-    settings, _ = alike((settings, logits[:, 0]))
-    # A greedy row keeps one token, which its filters keep whatever they are.
-    greedy = is_greedy(settings.temperature)
-    first = lax.cond(
-        jnp.any(greedy),
-        lambda: most_likely(logits),
-        lambda: jnp.zeros_like(greedy, jnp.int32),
-    )
-    if settings.top_k is settings.top_p is settings.min_p is None:
-        keep = clean(logits) > -jnp.inf
-    else:
-        keep = kept(logits, find_prefix(logits, settings)[1])
-    ids = lax.broadcasted_iota(jnp.int32, logits.shape, 1)
-    return where(greedy[:, None], ids == first[:, None], keep)

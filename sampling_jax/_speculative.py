@@ -20,12 +20,18 @@ from sampling_jax._arguments import (
 )
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._checks import check_range, int32
-from sampling_jax._chunks import chunk_sums
+from sampling_jax._chunks import chunk_sums, ids_of, to_chunks
 from sampling_jax._locate import draw_by
 from sampling_jax._meshes import sharded_like
-from sampling_jax._probability import Distribution, distribution_of, probability, probability_of
-from sampling_jax._rows import per_row
-from sampling_jax._weights import row_weights
+from sampling_jax._probability import (
+    Distribution,
+    distribution_of,
+    kept_weights,
+    probability,
+    probability_of,
+)
+from sampling_jax._rows import per_row, rows_at
+from sampling_jax._weights import clean
 from sampling_jax._where import where
 
 
@@ -180,11 +186,23 @@ def _last_token(
     row = lax.iota(jnp.int32, length.shape[0])
     p_index = row * positions + accepted
     q_index = row * (positions - 1) + jnp.minimum(accepted, positions - 2)
-    target = jax.tree.map(lambda value: value[p_index], target)
-    draft = jax.tree.map(lambda value: value[q_index], draft)
-    p, q = probability(target, target.x), probability(draft, draft.x)
-    # Where rounding leaves nothing of p - q, or there was no draft to reject, p itself.
-    is_residual = (accepted < length) & jnp.any(p > q, axis=(1, 2, 3))
-    residual = where(p > q, p - q, 0)
-    weights = where(per_row(is_residual, p), residual, row_weights(target.row, target.x))
+
+    def of_target() -> tuple[Distribution, Array]:
+        rows = rows_at(p_index, target)
+        x = to_chunks(clean(rows.logits))
+        return rows, kept_weights(rows, x, ids_of(x))
+
+    def of_both() -> Array:
+        rows = rows_at(q_index, draft)
+        x = to_chunks(clean(rows.logits))
+        q = probability(rows, kept_weights(rows, x, ids_of(x)))
+        rows, weights = of_target()
+        p = probability(rows, weights)
+        # Where rounding leaves nothing of p - q, or there was no draft to reject, p itself.
+        is_residual = (accepted < length) & jnp.any(p > q, axis=(1, 2, 3))
+        return where(per_row(is_residual, p), where(p > q, p - q, 0), weights)
+
+    # A branch also keeps a compiler from taking the rows again in each step of the draw.
+    is_any_rejected = jnp.any(accepted < length)
+    weights: Array = lax.cond(is_any_rejected, of_both, lambda: of_target()[1])
     return draw_by(bits, weights, chunk_sums(weights))

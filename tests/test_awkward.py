@@ -11,7 +11,7 @@ from references.process import kept_masks
 
 from sampling_jax import reference, sample
 from sampling_jax._arguments import Settings, flat_settings
-from sampling_jax._process import kept_rows
+from sampling_jax._kept import kept_rows
 
 ROWS = 8
 

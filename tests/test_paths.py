@@ -16,7 +16,7 @@ from sampling_jax._arguments import Settings, flat_settings
 from sampling_jax._bracket import Bracket, is_open, outline, pivots_of
 from sampling_jax._chunks import to_chunks
 from sampling_jax._guess import guesses
-from sampling_jax._process import kept_rows
+from sampling_jax._kept import kept_rows
 from sampling_jax._tops import column_tops, lane_tops, tops_of_few
 from sampling_jax._weights import clean
 from sampling_jax._wide import widen

@@ -25,7 +25,8 @@ from test_strict_settings import enable_x64
 
 from sampling_jax import SamplingParams, process_logits, reference, sample, speculative_verify
 from sampling_jax._arguments import Settings, flat_settings
-from sampling_jax._probability import distribution_of, probability
+from sampling_jax._probability import distribution_of, kept_weights, probability
+from sampling_jax._weights import clean
 
 SHAPE = (2, 3, 3, 100)  # [..., K, V]
 SMALL = (6, 3, 100)  # as many rows
@@ -105,7 +106,8 @@ def test_large_vocabulary():
 @jax.jit
 def all_probabilities(x, settings):
     distribution = distribution_of(x[:, None], flat_settings(Settings(**settings), (6,), 100))
-    return probability(distribution, distribution.x).reshape(6, -1)[:, :100]
+    x = clean(distribution.logits)
+    return probability(distribution, kept_weights(distribution, x, np.arange(100)[None, :]))
 
 
 @pytest.mark.slow
