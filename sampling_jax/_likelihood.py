@@ -36,7 +36,8 @@ def log_prob(
 
     Differentiable in `logits` and `temperature`; what the filters keep is a constant to the
     gradient, which is 0 where the result is -inf. Mask such tokens with `jnp.where`: 0 * -inf is
-    NaN.
+    NaN. A token less likely than 2**-31 times the most likely one, which `sample` never draws, has
+    its log-probability all the same.
 
     Args:
       logits: [..., V], any floating dtype; NaN counts as -inf, +inf shares all the mass.

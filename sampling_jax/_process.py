@@ -26,7 +26,9 @@ def process_logits(
 ) -> Array:
     """The logits [..., V] of the distribution that `sample` draws from: `-inf` is what it drops.
 
-    Differentiable in `logits` and `temperature`; what is kept is a constant to the gradient.
+    Differentiable in `logits` and `temperature`; what is kept is a constant to the gradient. Only
+    filters drop: a token less likely than 2**-31 times the most likely one, which `sample` never
+    draws, has its logit here.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf. A row with +inf becomes 0 there and
