@@ -36,12 +36,15 @@ class RowSettings(NamedTuple):
 def check(logits: ArrayLike, settings: Settings) -> tuple[tuple[int, ...], Settings]:
     """Raise unless the arguments fit; the batch shape, and the settings in a form jit takes."""
     batch = check_logits(logits)
+    return batch, check_settings(settings, batch, np.shape(logits)[-1])
+
+
+def check_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -> Settings:
+    """The same of settings alone."""
     for name, value in zip(Settings._fields, settings, strict=True):
         if value is not None:
             check_setting(name, value, batch)
-
-    vocabulary = np.shape(logits)[-1]
-    return batch, Settings(
+    return Settings(
         *(from_host(name, value, vocabulary) for name, value in settings._asdict().items())
     )
 
@@ -59,7 +62,7 @@ def from_host(name: str, value: Any, vocabulary: int) -> Any:
 
 def check_logits(logits: ArrayLike, name: str = "logits") -> tuple[int, ...]:
     """Raise unless logits [..., V] can be sampled from; their batch shape."""
-    if not isinstance(logits, np.ndarray | np.generic | jax.Array | jax.ShapeDtypeStruct):
+    if not isinstance(logits, np.ndarray | np.generic | jax.Array):
         raise TypeError(
             f"{name} must be an array, got {type(logits).__name__}; convert with jnp.asarray."
         )

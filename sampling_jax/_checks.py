@@ -138,9 +138,12 @@ def int32(value: Any) -> ArrayLike:
 
 
 def float32(value: ArrayLike) -> ArrayLike:
-    """Numbers of the host in one dtype, or an int after a float would compile again."""
+    """Numbers of the host in one dtype, or an int after a float would compile again; integers of
+    a device too, which would overflow.
+    """
     if isinstance(value, jax.Array):
-        return value
+        is_float = jnp.issubdtype(value.dtype, jnp.floating)
+        return value if is_float else value.astype(jnp.float32)
     if isinstance(value, int):
         value = min(max(value, -BEYOND), BEYOND)
     with np.errstate(over="ignore"):

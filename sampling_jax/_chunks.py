@@ -21,13 +21,14 @@ FEW = 4  # the same where more registers are taken: by weights of narrow logits,
 
 
 def to_chunks(x: Array) -> Array:
-    """[N, V] as [N, chunks, rows, lanes] in id order, padded with -inf."""
+    """[N, V] as [N, chunks, rows, lanes] in id order, padded with -inf, or integers with 0."""
     n, v = x.shape
     lanes = min(v, LANES)
     rows = min(-(-v // lanes), ROWS)
     rows = rows if rows <= STEP // 2 else -(-rows // STEP) * STEP
     chunks = -(-v // (rows * lanes))
-    x = jnp.pad(x, ((0, 0), (0, chunks * rows * lanes - v)), constant_values=-jnp.inf)
+    least = -jnp.inf if jnp.issubdtype(x.dtype, jnp.floating) else 0
+    x = jnp.pad(x, ((0, 0), (0, chunks * rows * lanes - v)), constant_values=least)
     return x.reshape(n, chunks, rows, lanes)
 
 

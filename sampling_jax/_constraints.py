@@ -32,8 +32,8 @@ def apply_logit_bias(logits: ArrayLike, ids: ArrayLike, values: ArrayLike) -> Ar
       logits: [..., V], any floating dtype; NaN becomes -inf.
       ids: [n] or [..., n], integer. Those outside [0, V), such as -1, are padding; those that
         occur again add up, in any order.
-      values: of the shape of `ids`, floating. -inf bans the token, inf counts as the largest
-        float32. Traced values: NaN is 0. A finite logit stays finite, but for a ban.
+      values: of the shape of `ids`, floating, taken as float32. -inf bans the token, inf counts as
+        the largest float32. Traced values: NaN is 0. A finite logit stays finite, but for a ban.
 
     Returns:
       float32 [..., V].

@@ -33,7 +33,8 @@ def match_lengths(text: Array, end: Array, limit: Array) -> Array:
       end: int32 [N, 1], in [0, L].
       limit: int32 [N, 1]; a longer match may count as one of this length, or of any above.
     """
-    text, end, limit = alike((text, end, limit))
+    end, limit, _ = alike((end, limit, jnp.sum(text, axis=1, keepdims=True, dtype=jnp.int32)))
+    text = text + jnp.zeros_like(end)
     size = text.shape[1]
     read = within(text, end)
     padded = jnp.pad(text, ((0, 0), (size, 0)), constant_values=NOTHING)

@@ -90,9 +90,9 @@ class SamplingParams:
           ValueError: a Python or NumPy i beyond the rows, or as `stack`.
         """
         n = self.temperature.shape[0]
-        is_array = isinstance(i, np.ndarray | np.generic | jax.Array)
-        if not (is_array or isinstance(i, int)) or jnp.result_type(i).kind not in "iu":
-            got = f"an array of dtype {jnp.result_type(i)}" if is_array else type(i).__name__
+        dtype = i.dtype if isinstance(i, np.ndarray | np.generic | jax.Array) else None
+        if not jnp.issubdtype(dtype or type(i), jnp.integer):
+            got = f"an array of dtype {dtype}" if dtype else type(i).__name__
             raise TypeError(f"i must be an integer, got {got}; pass the number of a row.")
         if np.shape(i) != ():
             raise ValueError(f"i must be one integer, got shape {np.shape(i)}; pass one row.")

@@ -89,11 +89,11 @@ def apply_penalties(
 
 
 def _is_finite(value: Any) -> Any:
-    return np.less(np.abs(value), np.inf)
+    return abs(value) < np.inf
 
 
 def _is_positive(value: Any) -> Any:
-    return np.greater(value, 0) & np.less(value, np.inf)
+    return (value > 0) & (value < np.inf)
 
 
 @jax.jit

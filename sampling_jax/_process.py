@@ -163,17 +163,19 @@ def _process(logits: Array, settings: Settings, *, normalize: bool) -> Array:
         return logits.astype(jnp.float32)
     flat = flat_settings(settings, tuple(batch), vocabulary)
     x = logits.reshape(-1, vocabulary).astype(jnp.float32)
-    keep = kept_rows(*lax.stop_gradient((x, flat)))
+    constant, fixed = lax.stop_gradient((x, flat))
+    keep = kept_rows(constant, fixed)
     infinite = keep & (x == jnp.inf)
     any_infinite = jnp.any(infinite, axis=1, keepdims=True)
-    # Zeros where nothing is kept: a gradient through -inf would be NaN.
-    finite = where(keep & ~any_infinite, x, 0)
     temperature = divisor(flat.temperature)[:, None]
-    top = lax.stop_gradient(jnp.max(where(keep, x, -jnp.inf), axis=1, keepdims=True))
+    top = jnp.max(where(keep, constant, -jnp.inf), axis=1, keepdims=True)
     # A shift changes no probability: for precision, or where the quotients would overflow.
-    shifted = normalize | ~jnp.isfinite(top / temperature)
-    result = over(finite - where(shifted & jnp.isfinite(top), top, 0), temperature)
-    keep = keep & (infinite | ~any_infinite)
+    shifted = (normalize | ~jnp.isfinite(top / temperature)) & jnp.isfinite(top)
+    shift = where(shifted, top, 0)
+    finite = keep & ~any_infinite  # what is further below the shift than float32 holds goes
+    keep = infinite | (finite & (where(finite, constant, shift) - shift > -jnp.inf))
+    # Zeros where nothing is kept: a gradient through -inf would be NaN.
+    result = over(where(keep & ~infinite, x - shift, 0), temperature)
     if normalize:
         drawable = jnp.any(keep, axis=1, keepdims=True)
         support = where(keep | ~drawable, result, -jnp.inf)

@@ -1,5 +1,6 @@
 """What would repeat the text so far: n-grams that may not return, and the DRY penalty."""
 
+import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -143,7 +144,7 @@ def _check(logits: ArrayLike, tokens: ArrayLike, length: ArrayLike) -> tuple[int
     return batch
 
 
-def _at_least(least: int, most: float = np.finfo(np.float64).max) -> Callable[[Any], Any]:
+def _at_least(least: int, most: float = sys.float_info.max) -> Callable[[Any], Any]:
     return lambda value: (value >= least) & (value <= most)
 
 
@@ -185,12 +186,15 @@ def _dry(
         allowed = jnp.clip(column(allowed_length, batch), 0, text.shape[1])
         lengths = match_lengths(text, end, where(on, allowed + LONGEST, 0))
         wanted = on & (lengths >= jnp.maximum(allowed, 1)) & within(text, end)
-        exponent = jnp.clip(lengths - allowed, 0, LONGEST)
+        place = places(text, vocabulary, wanted)
+        # That of the longest match of a token: in integers, as a maximum of floats, at places that
+        # occur again, has a gradient that divides 0 by 0.
+        exponent = jnp.clip(lengths - allowed, 0, LONGEST).astype(jnp.uint8)
+        most = jnp.zeros(x.shape, jnp.uint8).at[place].max(exponent, mode="drop")
+        exponent = most.at[place].get(mode="fill", fill_value=0).astype(jnp.int32)
         power = _power(where(on, base, 1), exponent)
         penalty = jnp.minimum(where(on, factor, 0) * power, LARGEST)
-        place = places(text, vocabulary, wanted)
-        # A longer match costs more, so the least of what its matches leave is what a token keeps.
-        x = x.at[place].min(x.at[place].get(mode="fill", fill_value=0) - penalty, mode="drop")
+        x = x.at[place].set(x.at[place].get(mode="fill", fill_value=0) - penalty, mode="drop")
     return x.reshape(logits.shape)
 
 
@@ -198,6 +202,8 @@ def _power(base: Array, exponent: Array) -> Array:
     """`base ** exponent` by squaring, for integers up to LONGEST: the same on every device."""
     result = jnp.ones_like(base)
     for bit in range(LONGEST.bit_length()):
-        result = where((exponent >> bit) & 1 == 1, result * base, result)
+        # 1 where it is not used, or an overflow would make the gradient NaN.
+        base = where(exponent >> bit > 0, base, 1)
+        result = result * where((exponent >> bit) & 1 == 1, base, 1)
         base = base * base
     return result

@@ -12,9 +12,9 @@ from jax.typing import ArrayLike
 from sampling_jax import _wide
 from sampling_jax._arguments import (
     Settings,
-    check,
     check_integers,
     check_logits,
+    check_settings,
     flat_ids,
     flat_settings,
 )
@@ -99,8 +99,9 @@ def speculative_verify(
       ([5, 1, -1], 1)
     """
     *batch, drafts, vocabulary = _check_shapes(draft_tokens, draft_logits, target_logits)
-    rows: Any = jax.ShapeDtypeStruct((*batch, vocabulary), jnp.float32)
-    shape, settings = check(rows, Settings(temperature, top_k, top_p, min_p))
+    shape = tuple(batch)
+    settings = Settings(temperature, top_k, top_p, min_p)
+    settings = check_settings(settings, shape, vocabulary)
     length = _check_length(draft_length, shape, drafts)
     keys = check_key(key, shape)
     ids = int32(draft_tokens)

@@ -60,7 +60,7 @@ def over(offset: Array, temperature: Array) -> Array:
 @over.defjvp
 def _over_jvp(values: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
     """JAX would square the temperature, which gives 0 / 0 where it is small."""
-    quotient = values[0] / values[1]
+    quotient = over(*values)  # by this rule again, where it is differentiated twice
     slope = where(jnp.isfinite(quotient), quotient, 0)  # else 0 times it would be NaN
     return quotient, (tangents[0] - slope * tangents[1]) / values[1]
 

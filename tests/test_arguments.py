@@ -9,7 +9,14 @@ import pytest
 from inputs import on_device
 
 import sampling_jax
-from sampling_jax import apply_top_n_sigma, mirostat, process_logits, reference, sample
+from sampling_jax import (
+    apply_top_n_sigma,
+    init_history,
+    mirostat,
+    process_logits,
+    reference,
+    sample,
+)
 
 KEY = jax.random.key(0)
 X = np.zeros((2, 3, 5), np.float32)
@@ -194,6 +201,40 @@ def test_integers_beyond_float32():
     np.testing.assert_array_equal(apply_top_n_sigma(x, huge), x)
     state, _ = mirostat(key, x, huge)
     assert state == np.inf
+    history = init_history(np.array([[0]]), 3)
+    for settings in ((huge, 0.0, 0.0), (1.0, huge, -huge)):
+        plain = [float(np.clip(value, -1e308, 1e308)) for value in settings]
+        result = sampling_jax.apply_penalties(x, history, *settings)
+        np.testing.assert_array_equal(result, sampling_jax.apply_penalties(x, history, *plain))
+    with pytest.raises(ValueError, match="base must be >= 1 and finite"):
+        sampling_jax.apply_dry(x, np.zeros(5, np.int32), 5, 1.0, huge)
+
+
+WHOLE = {
+    "typical_p": lambda n: sampling_jax.apply_typical_p(RANKED, n),
+    "epsilon": lambda n: sampling_jax.apply_epsilon_cutoff(RANKED, n),
+    "eta": lambda n: sampling_jax.apply_eta_cutoff(RANKED, n),
+    "top_n_sigma": lambda n: apply_top_n_sigma(RANKED, n),
+    "xtc": lambda n: sampling_jax.apply_xtc(RANKED, 0.1, n),
+    "dry": lambda n: sampling_jax.apply_dry(RANKED, np.ones(60, np.int32), 60, n, n + n),
+    "penalties": lambda n: sampling_jax.apply_penalties(
+        RANKED, init_history(np.zeros((3, 4), np.int32), 5), n + n, n, n
+    ),
+    "mirostat": lambda n: mirostat(KEY, RANKED, n, n, n),
+    "sample": lambda n: sample(KEY, RANKED, n, n + n, n, min_p=n),
+}
+RANKED = np.tile(np.arange(5, dtype=np.float32), (3, 1))
+
+
+@pytest.mark.parametrize("call", WHOLE.values(), ids=WHOLE.keys())
+def test_integers_of_a_device(call):
+    """As numbers, in whatever takes real ones; a product of them would wrap around."""
+    expected = call(1)
+    with jax.numpy_dtype_promotion("strict"):
+        results = [call(jnp.asarray(1, dtype)) for dtype in ("int8", "uint8", "int32", "int4")]
+        results.append(jax.jit(call)(jnp.int32(1)))
+    for result in results:
+        jax.tree.map(lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-6), result, expected)
 
 
 def test_arrays_on_devices_are_never_inspected():

@@ -242,6 +242,16 @@ def test_a_batch_that_changes_compiles_nothing():
             "i must be an integer, got an array of dtype float32; pass the number of a row.",
         ),
         (
+            lambda stack: stack([{}]).replace_row(np.array("a"), {}),
+            TypeError,
+            "i must be an integer, got an array of dtype <U1; pass the number of a row.",
+        ),
+        (
+            lambda stack: stack([{}]).replace_row(True, {}),
+            TypeError,
+            "i must be an integer, got bool; pass the number of a row.",
+        ),
+        (
             lambda stack: stack([{}]).replace_row(np.array([0]), {}),
             ValueError,
             "i must be one integer, got shape (1,); pass one row.",

@@ -13,6 +13,7 @@ from sampling_jax import (
     apply_temperature,
     apply_top_k,
     apply_top_p,
+    log_prob,
     process_logits,
     reference,
     sample,
@@ -147,10 +148,17 @@ def test_gradients_beside_a_finite_mask(normalize):
     def call(x, temperature):
         return process_logits(x, temperature, normalize=normalize)[0]
 
-    by_x, by_temperature = jax.grad(call, (0, 1))(x, 0.5)
-    expected = jax.grad(call, (0, 1))(x.at[2].set(-np.inf), 0.5)
-    np.testing.assert_array_equal(by_x, expected[0])
-    assert by_temperature == expected[1] != 0
+    for gradients in (jax.grad(call, (0, 1)), jax.hessian(call, (0, 1))):
+        result, expected = gradients(x, 0.5), gradients(x.at[2].set(-np.inf), 0.5)
+        jax.tree.map(np.testing.assert_array_equal, result, expected)
+
+
+def test_logits_further_apart_than_float32():
+    """The lower one is never drawn, whatever the temperature."""
+    x = np.array([np.finfo(np.float32).max, np.finfo(np.float32).min])
+    for temperature in (0.5, 1.0, jnp.inf):
+        assert process_logits(x, temperature, normalize=True).tolist() == [0, -np.inf]
+        assert [log_prob(x, i, temperature) for i in range(2)] == [0, -np.inf]
 
 
 @pytest.mark.slow

@@ -197,6 +197,23 @@ def test_greedy_text_under_scan_repeats_no_ngram():
     assert len(set(ngrams)) == len(ngrams)
 
 
+def test_gradients_are_finite():
+    """Also beside a finite mask, and where a power that is not used would overflow."""
+    x = make_logits(0, (2, 6))
+    x[1, :5] = -1e9
+    tokens = np.array([0, 1, 0, 1, 4, 0, 1], np.int32)
+
+    def loss(x, multiplier, base):
+        return (apply_dry(x, tokens, 7, multiplier, base, 1) * 1e-9).sum()
+
+    with jax.debug_nans(True):
+        for base in (1.75, 1e10):
+            by_x, by_multiplier, by_base = jax.grad(loss, (0, 1, 2))(x, 0.5, base)
+            np.testing.assert_allclose(by_x, 1e-9)
+            # Two tokens of each row follow a match of 2, one more than is allowed.
+            np.testing.assert_allclose([by_multiplier, by_base], [-4e-9 * base, -2e-9], rtol=1e-5)
+
+
 def test_empty_batch_and_empty_buffer():
     for call in (call_ngram, call_dry):
         assert call(jnp.zeros((0, 5)), np.zeros((0, 3), np.int32), 3, 2).shape == (0, 5)
