@@ -10,6 +10,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
+from sampling_jax._filters import is_filtered
 from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
 from sampling_jax._passes import whole_prefix
@@ -92,7 +93,7 @@ def _by_sort(draws: Draws[Rows], bits: Array, logits: Array, settings: RowSettin
     settings, zero, _ = alike((settings, jnp.zeros_like(bits[:, 0]), x[:, 0]))
     bits = bits + zero[:, None]
 
-    if settings.top_k is settings.top_p is settings.min_p is None:
+    if not is_filtered(settings):
         return draws(bits, keep(x, settings, whole_prefix))
 
     def again(state: Any, x: Array) -> Any:

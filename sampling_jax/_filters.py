@@ -11,6 +11,11 @@ from sampling_jax._wide import Wide
 from sampling_jax.reference import HEAVIEST, SMALLEST_NORMAL
 
 
+def is_filtered(settings: RowSettings) -> bool:
+    """Whether there is any filter: where there is, it may be off in some rows."""
+    return any(value is not None for value in (settings.top_k, settings.top_p, settings.min_p))
+
+
 def filters_on(settings: RowSettings, like: Array) -> tuple[Array, Array, Array]:
     """Bool [N] each: whether top_k, top_p and min_p filter anything; `like` is any [N]."""
     off = jnp.zeros(like.shape, bool)

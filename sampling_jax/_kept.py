@@ -7,6 +7,7 @@ from jax import Array, lax
 
 from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
+from sampling_jax._filters import is_filtered
 from sampling_jax._greedy import most_likely
 from sampling_jax._locate import Prefix, locate
 from sampling_jax._mass import kept_sums, mass
@@ -34,43 +35,51 @@ def is_kept(last: Last, x: Array, ids: Array) -> Array:
 @fold_vmap
 def kept_rows(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V] from logits [N, V] and settings [N]."""
-    logits, settings = _plain(logits, settings)
-    if settings.top_k is settings.top_p is settings.min_p is None:
-        last = _all_of(settings)
-    else:
-        last = _last_of(logits, find_prefix(logits, settings)[1])
+    logits, settings = _alike(logits, settings)
+    prefix = find_prefix(logits, settings)[1] if is_filtered(settings) else None
     x = clean(logits)
-    last = _or_greedy(logits, settings, last)
-    return is_kept(last, x, lax.broadcasted_iota(jnp.int32, x.shape, 1))
+    ids = lax.broadcasted_iota(jnp.int32, x.shape, 1)
+    return is_kept(_last_of(logits, settings, prefix), x, ids)
 
 
 @fold_vmap
 def weighed(logits: Array, settings: RowSettings) -> tuple[Row, Last, Wide]:
     """The last that settings [N] keep of logits [N, V], and what all that is kept weighs."""
-    logits, settings = _plain(logits, settings)
+    logits, settings = _alike(logits, settings)
     row, prefix = find_prefix(logits, settings)
-    if settings.top_k is settings.top_p is settings.min_p is None:
-        last = _all_of(settings)
-    else:
-        last = _last_of(logits, prefix)
+    last = _last_of(logits, settings, prefix if is_filtered(settings) else None)
     greedy = is_greedy(settings.temperature) & (row.top > -jnp.inf)
     one = _wide.widen(jnp.full_like(row.top, HEAVIEST, jnp.uint32))
-    total = _wide.select(greedy, one, mass(prefix, row))
-    return row, _or_greedy(logits, settings, last), total
+    return row, last, _wide.select(greedy, one, mass(prefix, row))
 
 
-def _plain(logits: Array, settings: RowSettings) -> tuple[Array, RowSettings]:
+def _alike(logits: Array, settings: RowSettings) -> tuple[Array, RowSettings]:
     settings, _ = alike((settings, logits[:, 0]))
     return plain(logits), settings
 
 
-def _all_of(settings: RowSettings) -> Last:
-    none = jnp.full_like(settings.temperature, -1, jnp.int32)
-    return Last(jnp.full_like(settings.temperature, -jnp.inf), none)
+def _last_of(logits: Array, settings: RowSettings, prefix: Prefix | None) -> Last:
+    """The last of a prefix of logits [N, V], clean or not, or of all; in greedy rows the most
+    likely token, which their filters keep whatever they are.
+    """
+    greedy = is_greedy(settings.temperature)
+    if prefix is None:
+        none = jnp.full_like(greedy, -1, jnp.int32)
+        last = Last(jnp.full_like(settings.temperature, -jnp.inf), none)
+    else:
+        last = _last_tie(logits, prefix)
+
+    def first() -> Last:
+        id = most_likely(logits)
+        top = clean(taken(lambda x: at(x, id), logits))
+        return Last(where(greedy, top, last.value), where(greedy, id, last.id))
+
+    result: Last = lax.cond(jnp.any(greedy), first, lambda: last)
+    return result
 
 
-def _last_of(logits: Array, prefix: Prefix) -> Last:
-    """The last of a prefix of logits [N, V], clean or not."""
+def _last_tie(logits: Array, prefix: Prefix) -> Last:
+    """The last of those equal to the end of a prefix."""
     value = prefix.end.value
     _, ties = kept_sums(prefix)
 
@@ -81,16 +90,3 @@ def _last_of(logits: Array, prefix: Prefix) -> Last:
     rest = _wide.widen(jnp.maximum(ties, 1) - 1)
     last = locate(is_tie, logits, prefix._replace(above=nothing), lambda _: rest)
     return Last(value, where(ties > 0, last, -1))
-
-
-def _or_greedy(logits: Array, settings: RowSettings, last: Last) -> Last:
-    """The most likely token alone in greedy rows: their filters keep it whatever they are."""
-    greedy = is_greedy(settings.temperature)
-
-    def most() -> Last:
-        first = most_likely(logits)
-        top = clean(taken(lambda x: at(x, first), logits))
-        return Last(where(greedy, top, last.value), where(greedy, first, last.id))
-
-    result: Last = lax.cond(jnp.any(greedy), most, lambda: last)
-    return result

@@ -10,7 +10,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import RowSettings
 from sampling_jax._bracket import rank, value_of
 from sampling_jax._chunks import first_light, to_chunks
-from sampling_jax._filters import filters_on, is_any_on, min_p_threshold, top_p_target
+from sampling_jax._filters import filters_on, is_any_on, is_filtered, min_p_threshold, top_p_target
 from sampling_jax._locate import End, Prefix, Weigh, all_above
 from sampling_jax._mass import mass
 from sampling_jax._rows import alike, per_row
@@ -28,7 +28,7 @@ def whole_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
     settings, top = alike((settings, top))
     row = Row(top, scale(settings.temperature))
     everything = chunk_sums_at_once(row_weights(row, x))
-    if settings.top_k is settings.top_p is settings.min_p is None:
+    if not is_filtered(settings):
         return row, all_above(jnp.full_like(top, -jnp.inf), everything)
     x = clean(x).reshape(*x.shape[:2], -1)
     end = _end_of_all(x, row, settings, _wide.add_up(everything, axes=(1,)))

@@ -6,7 +6,7 @@ from jax import Array, lax
 from sampling_jax._arguments import RowSettings
 from sampling_jax._chunks import FEW, STEP, chunk_maxima, chunk_sums, in_chunks
 from sampling_jax._device import by_device
-from sampling_jax._filters import filters_on
+from sampling_jax._filters import filters_on, is_filtered
 from sampling_jax._locate import Prefix, all_above
 from sampling_jax._mass import stacked
 from sampling_jax._rows import alike, group_size
@@ -23,7 +23,7 @@ def find_prefix(logits: Array, settings: RowSettings) -> tuple[Row, Prefix]:
         step = STEP if logits.dtype.itemsize == 4 else FEW
         return in_chunks(logits, lambda x: chunk_sums(row_weights(row, x), step))
 
-    if settings.top_k is settings.top_p is settings.min_p is None:
+    if not is_filtered(settings):
         settings, top = alike((settings, jnp.max(chunk_maxima(logits), axis=1)))
         row = Row(top, scale(settings.temperature))
         return row, all_above(jnp.full_like(top, -jnp.inf), sums())

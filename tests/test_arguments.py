@@ -221,11 +221,11 @@ WHOLE = {
         RANKED, init_history(np.zeros((3, 4), np.int32), 5), n + n, n, n
     ),
     "mirostat": lambda n: mirostat(KEY, RANKED, n, n, n),
-    "sample": lambda n: sample(KEY, RANKED, n, n + n, n, min_p=n),
 }
 RANKED = np.tile(np.arange(5, dtype=np.float32), (3, 1))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("call", WHOLE.values(), ids=WHOLE.keys())
 def test_integers_of_a_device(call):
     """As numbers, in whatever takes real ones; a product of them would wrap around."""

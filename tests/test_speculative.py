@@ -415,6 +415,7 @@ def test_ids_beyond_32_bits_are_rejected():
     assert (result.tokens.tolist(), result.accepted) == ([3, 3, -1, -1], 1)
 
 
+@pytest.mark.slow
 def test_narrow_lengths_of_many_drafts():
     x, key = np.zeros((201, 5), np.float32), jax.random.key(0)
     ids = np.zeros(200, np.int32)
