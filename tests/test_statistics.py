@@ -280,6 +280,7 @@ def test_rejects_a_dropped_crossing_token(case):
     assert rejected(case, without, {**OFF, "temperature": settings["temperature"]})
 
 
+@pytest.mark.slow
 def test_rejects_one_token_more():
     with pytest.raises(AssertionError, match="probability 0"):
         rejected("top_k", some_real(), {**OFF, "top_k": CASES["top_k"][1]["top_k"] + 1})
