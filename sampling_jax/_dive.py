@@ -61,7 +61,7 @@ def _least(x: Array) -> Array:
 def _narrow(bits: Bits, x: Array, like: Known, weigh: Weigh, first: Array) -> Array:
     """Tighten brackets until few of the logits x above an end are left."""
     own, notes = bits
-    weights = weigh(unpacked(bits[1], like.marks).row, x)
+    weights = weigh(unpacked(notes, like.marks).row, x)
 
     def unfinished(state: tuple[Array, Array]) -> Array:
         (now, marks), rounds = known_of((state[0], notes), like), state[1]

@@ -77,7 +77,7 @@ def init_history(
     length = shape[-1] if prompt_length is None else prompt_length
     check_number("prompt_length", length, batch, "integer", of="the prompt tokens")
     check_range("prompt_length", length, lambda n: n >= 0, ">= 0", "None is L")
-    history: History = _init(int32(prompt_tokens), int32(length), vocabulary=int(vocab_size))
+    history: History = _init(int32(prompt_tokens), int32(length), vocabulary=vocab_size)
     return history
 
 
@@ -150,7 +150,7 @@ def _init(tokens: Array, length: Array, *, vocabulary: int) -> History:
 @sharded_like("counts")
 def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
-    rows = jnp.asarray(counts).reshape(math.prod(batch), vocabulary)
+    rows = matrix(counts, batch)
     place = places(column(tokens, batch), vocabulary, column(active, batch))
     before = rows.at[place].get(mode="fill", fill_value=0)
     after = jnp.minimum(before, MOST - 1) + 1

@@ -35,7 +35,7 @@ def settle(bits: Bits, left: Array, like: Known, weigh: Weigh) -> Array:
       the bracket, packed.
     """
     own, notes = bits
-    weights = weigh(unpacked(bits[1], like.marks).row, left)
+    weights = weigh(unpacked(notes, like.marks).row, left)
 
     def unfinished(loop: tuple[Array, Array]) -> Array:
         is_any_within = jnp.any(is_within(*known_of((loop[0], notes), like)))

@@ -100,8 +100,7 @@ def speculative_verify(
     """
     *batch, drafts, vocabulary = _check_shapes(draft_tokens, draft_logits, target_logits)
     shape = tuple(batch)
-    settings = Settings(temperature, top_k, top_p, min_p)
-    settings = check_settings(settings, shape, vocabulary)
+    settings = check_settings(Settings(temperature, top_k, top_p, min_p), shape, vocabulary)
     length = _check_length(draft_length, shape, drafts)
     keys = check_key(key, shape)
     ids = int32(draft_tokens)
@@ -188,16 +187,14 @@ def _last_token(
     p_index = row * positions + accepted
     q_index = row * (positions - 1) + jnp.minimum(accepted, positions - 2)
 
-    def of_target() -> tuple[Distribution, Array]:
-        rows = rows_at(p_index, target)
+    def weighed_at(index: Array, rows: Distribution) -> tuple[Distribution, Array]:
+        rows = rows_at(index, rows)
         x = to_chunks(clean(rows.logits))
         return rows, kept_weights(rows, x, ids_of(x))
 
     def of_both() -> Array:
-        rows = rows_at(q_index, draft)
-        x = to_chunks(clean(rows.logits))
-        q = probability(rows, kept_weights(rows, x, ids_of(x)))
-        rows, weights = of_target()
+        q = probability(*weighed_at(q_index, draft))
+        rows, weights = weighed_at(p_index, target)
         p = probability(rows, weights)
         # Where rounding leaves nothing of p - q, or there was no draft to reject, p itself.
         is_residual = (accepted < length) & jnp.any(p > q, axis=(1, 2, 3))
@@ -205,5 +202,5 @@ def _last_token(
 
     # A branch also keeps a compiler from taking the rows again in each step of the draw.
     is_any_rejected = jnp.any(accepted < length)
-    weights: Array = lax.cond(is_any_rejected, of_both, lambda: of_target()[1])
+    weights: Array = lax.cond(is_any_rejected, of_both, lambda: weighed_at(p_index, target)[1])
     return draw_by(bits, weights, chunk_sums(weights))
