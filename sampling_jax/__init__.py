@@ -12,6 +12,7 @@ from sampling_jax._history import init_history as init_history
 from sampling_jax._history import update_history as update_history
 from sampling_jax._likelihood import log_kept_mass as log_kept_mass
 from sampling_jax._likelihood import log_prob as log_prob
+from sampling_jax._logprobs import Logprobs as Logprobs
 from sampling_jax._logprobs import logprobs as logprobs
 from sampling_jax._many import sample_n as sample_n
 from sampling_jax._mirostat import mirostat as mirostat
@@ -27,6 +28,7 @@ from sampling_jax._repeats import apply_no_repeat_ngram as apply_no_repeat_ngram
 from sampling_jax._sample import sample as sample
 from sampling_jax._scored import sample_with_logprobs as sample_with_logprobs
 from sampling_jax._sigma import apply_top_n_sigma as apply_top_n_sigma
+from sampling_jax._speculative import Verified as Verified
 from sampling_jax._speculative import speculative_verify as speculative_verify
 from sampling_jax._typical import apply_typical_p as apply_typical_p
 from sampling_jax._xtc import apply_xtc as apply_xtc

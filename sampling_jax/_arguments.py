@@ -113,12 +113,19 @@ def flat_settings(settings: Settings, batch: tuple[int, ...], vocabulary: int) -
     )
 
 
+def flat_rows(logits: Array, settings: Settings) -> tuple[Array, RowSettings]:
+    """Logits [N, V] and settings [N]."""
+    *batch, vocabulary = logits.shape
+    rows = logits.reshape(math.prod(batch), vocabulary)
+    return rows, flat_settings(settings, tuple(batch), vocabulary)
+
+
 def check_integers(name: str, value: Any, shape: tuple[int, ...]) -> None:
     """Raise unless a value is an integer array of the batch shape, or an integer for a batch []."""
     if not isinstance(value, int | np.generic | np.ndarray | jax.Array):
         raise TypeError(
             f"{name} must be an integer array, got {type(value).__name__}; "
-            "convert with jnp.asarray."
+            f"convert with jnp.asarray({name}, jnp.int32)."
         )
     dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(type(value))
     if not (jnp.issubdtype(dtype, jnp.integer) and dtype.isnative):

@@ -6,7 +6,6 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -14,6 +13,7 @@ from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
 from sampling_jax._chunks import first_light
+from sampling_jax._filters import share_of
 from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import Scored, flat, mean_surprise, scored
@@ -119,14 +119,6 @@ def heavy(rows: Scored, threshold: Wide) -> Array:
     light = first_light(rows.x, rows.weights, bound)
     is_top = (rows.x == per_row(rows.row.top, rows.x)) & (rows.x > -jnp.inf)
     return (rows.x > per_row(light, rows.x)) | is_top
-
-
-def share_of(p: Array, total: Wide) -> Wide:
-    """`p * total` as a threshold; 0 where p is 0 or less, or NaN."""
-    is_on = p >= SMALLEST_NORMAL
-    # The float below 1: nothing is heavier than what 1 keeps, but lighter than the whole.
-    share = where(is_on, jnp.minimum(p, np.float32(1 - 2**-24)), 0)
-    return _wide.keep(is_on, _wide.ceil_share(share, total))
 
 
 @fold_vmap

@@ -40,9 +40,13 @@ def top_p_target(top_p: Array, total: Wide) -> Wide:
 
 def min_p_threshold(min_p: Array) -> Array:
     """The least weight uint32 [N] that min_p keeps; 0 where it is off."""
-    # The float below 1 keeps what 1 keeps: the second heaviest weight is 2**7 less.
-    is_on = min_p >= SMALLEST_NORMAL
-    share = where(is_on, jnp.minimum(min_p, np.float32(1 - 2**-24)), 0)
-    heaviest = _wide.widen(jnp.full_like(min_p, HEAVIEST, jnp.uint32))
-    threshold = _wide.narrow(_wide.ceil_share(share, heaviest))
-    return where(is_on, threshold, 0)
+    return _wide.narrow(share_of(min_p, _wide.widen(jnp.full_like(min_p, HEAVIEST, jnp.uint32))))
+
+
+def share_of(p: Array, total: Wide) -> Wide:
+    """`p * total` as a threshold; 0 where p is 0 or less, or NaN."""
+    is_on = p >= SMALLEST_NORMAL
+    # The float below 1 keeps what 1 keeps: the second heaviest weight is 2**7 less than the
+    # heaviest, and nothing that is lighter than the whole is heavier than that share of it.
+    share = where(is_on, jnp.minimum(p, np.float32(1 - 2**-24)), 0)
+    return _wide.keep(is_on, _wide.ceil_share(share, total))

@@ -82,19 +82,20 @@ def init_history(
 
 
 def update_history(history: History, tokens: ArrayLike, active: ArrayLike | None = None) -> History:
-    """Count one generated token for each row of a history.
+    """Count the tokens that were generated for each row of a history: one, or several at once.
 
     Args:
       history: of `init_history`.
-      tokens: [...], integer, those that `sample` drew. Ids outside [0, V), such as its -1, count
-        nothing.
+      tokens: [...], integer, those that `sample` drew, or [..., K], as of `speculative_verify`. Ids
+        outside [0, V), such as -1, count nothing.
       active: [] or broadcasts to [...], bool; rows where it is False count nothing. None is True.
 
     Returns:
       History of the same shapes; a count stays at 65535 once there.
 
     Raises:
-      TypeError, ValueError: not a History, tokens not of its batch shape, `active` not bool.
+      TypeError, ValueError: not a History, tokens that do not fit its batch shape, `active` that
+        is not bool.
 
     Example:
       >>> import jax.numpy as jnp
@@ -106,10 +107,10 @@ def update_history(history: History, tokens: ArrayLike, active: ArrayLike | None
     check_history(history)
     batch = history.counts.shape[:-1]
     shape = check_array("tokens", tokens, "integer")
-    if shape != batch:
+    if shape[: len(batch)] != batch or len(shape) > len(batch) + 1:
         raise ValueError(
-            f"tokens must have the batch shape {batch} of the history, got shape {shape}; pass one "
-            "token for each row."
+            f"tokens must have the batch shape {batch} of the history, or one more axis, got shape "
+            f"{shape}; pass one token for each row, or as many for each."
         )
     active = True if active is None else active
     check_number("active", active, batch, "bool", of="the history")
@@ -151,7 +152,10 @@ def _init(tokens: Array, length: Array, *, vocabulary: int) -> History:
 def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
     rows = matrix(counts, batch)
-    place = places(column(tokens, batch), vocabulary, column(active, batch))
+    ids = column(tokens, batch) if tokens.ndim == len(batch) else matrix(tokens, batch)
+    place = places(ids, vocabulary, column(active, batch))
     before = rows.at[place].get(mode="fill", fill_value=0)
-    after = jnp.minimum(before, MOST - 1) + 1
-    return rows.at[place].set(after, mode="drop", unique_indices=True).reshape(counts.shape)
+    # Each place gets its last count, from all that name it.
+    times = jnp.sum(ids[:, :, None] == ids[:, None, :], axis=2, dtype=jnp.uint32)
+    after = jnp.minimum(before.astype(jnp.uint32) + times, MOST).astype(counts.dtype)
+    return rows.at[place].set(after, mode="drop").reshape(counts.shape)

@@ -1,6 +1,5 @@
 """Log-probabilities of given tokens under what `sample` draws from, to train on."""
 
-import math
 from typing import NamedTuple
 
 import jax
@@ -14,7 +13,7 @@ from sampling_jax._arguments import (
     check,
     check_integers,
     flat_ids,
-    flat_settings,
+    flat_rows,
 )
 from sampling_jax._checks import int32
 from sampling_jax._kept import kept_rows
@@ -148,13 +147,6 @@ def _kept(logits: Array, settings: RowSettings) -> Array:
     """Bool [N, V], what temperature and filters keep: a constant to the gradient."""
     keep: Array = kept_rows(*lax.stop_gradient((logits, settings)))
     return keep
-
-
-def flat_rows(logits: Array, settings: Settings) -> tuple[Array, RowSettings]:
-    """Logits [N, V] and settings [N]."""
-    *batch, vocabulary = logits.shape
-    rows = logits.reshape(math.prod(batch), vocabulary)
-    return rows, flat_settings(settings, tuple(batch), vocabulary)
 
 
 @jax.jit

@@ -8,10 +8,10 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax._arguments import Settings, check, check_integers, flat_ids
+from sampling_jax._arguments import Settings, check, check_integers, flat_ids, flat_rows
 from sampling_jax._checks import int32, static_integer
 from sampling_jax._chunks import chunk_counts, ids_of, to_chunks
-from sampling_jax._likelihood import flat_rows, log_prob_at, unnormalised
+from sampling_jax._likelihood import log_prob_at, unnormalised
 from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import per_row
 from sampling_jax._weights import clean

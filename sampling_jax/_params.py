@@ -1,6 +1,6 @@
 """Settings of many requests as one pytree, for batches whose rows come and go."""
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -104,6 +104,9 @@ class SamplingParams:
     def keys(self) -> tuple[str, ...]:
         """The names of the settings: with `[]`, all it takes to pass them as `**params`."""
         return Settings._fields
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.keys())
 
     def __getitem__(self, name: str) -> Array:
         """The setting of that name, [N]."""

@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax._arguments import Settings, check, flat_settings
+from sampling_jax._arguments import Settings, check, flat_rows
 from sampling_jax._checks import static_bool
 from sampling_jax._kept import kept_rows
 from sampling_jax._meshes import sharded_like
@@ -88,7 +88,7 @@ def apply_top_k(logits: ArrayLike, top_k: ArrayLike) -> Array:
       top_k: [] or broadcasts to [...], integer. Off: <= 0, >= V.
 
     Returns:
-      float32 [..., V].
+      float32 [..., V], as `process_logits`: one of +inf takes all the mass.
 
     Raises:
       TypeError, ValueError: as `sample`.
@@ -113,7 +113,7 @@ def apply_top_p(logits: ArrayLike, top_p: ArrayLike) -> Array:
         values: negative is 0, NaN is off.
 
     Returns:
-      float32 [..., V].
+      float32 [..., V], as `process_logits`: one of +inf takes all the mass.
 
     Raises:
       TypeError, ValueError: as `sample`.
@@ -138,7 +138,7 @@ def apply_min_p(logits: ArrayLike, min_p: ArrayLike) -> Array:
       min_p: [] or broadcasts to [...]. Off: <= 0. Traced values: above 1 is 1, NaN is off.
 
     Returns:
-      float32 [..., V].
+      float32 [..., V], as `process_logits`: one of +inf takes all the mass.
 
     Raises:
       TypeError, ValueError: as `sample`.
@@ -158,11 +158,9 @@ def apply_min_p(logits: ArrayLike, min_p: ArrayLike) -> Array:
 @partial(jax.jit, static_argnames="normalize")
 @sharded_like("logits")
 def _process(logits: Array, settings: Settings, *, normalize: bool) -> Array:
-    *batch, vocabulary = logits.shape
-    if 0 in batch:
+    if 0 in logits.shape[:-1]:
         return logits.astype(jnp.float32)
-    flat = flat_settings(settings, tuple(batch), vocabulary)
-    x = logits.reshape(-1, vocabulary).astype(jnp.float32)
+    x, flat = flat_rows(logits.astype(jnp.float32), settings)
     constant, fixed = lax.stop_gradient((x, flat))
     keep = kept_rows(constant, fixed)
     infinite = keep & (x == jnp.inf)

@@ -1,6 +1,5 @@
 """What would repeat the text so far: n-grams that may not return, and the DRY penalty."""
 
-import sys
 from collections.abc import Callable
 from typing import Any
 
@@ -139,13 +138,18 @@ def _check(logits: ArrayLike, tokens: ArrayLike, length: ArrayLike) -> tuple[int
     check_lists("tokens", tokens, batch, "L")
     check_number("length", length, batch, "integer")
     size = np.shape(tokens)[-1]
-    fits = _at_least(0, size)
-    check_range("length", length, fits, f"in [0, {size}]", "count the tokens in the buffer")
+    check_range(
+        "length",
+        length,
+        lambda n: (n >= 0) & (n <= size),
+        f"in [0, {size}]",
+        "count the tokens in the buffer",
+    )
     return batch
 
 
-def _at_least(least: int, most: float = sys.float_info.max) -> Callable[[Any], Any]:
-    return lambda value: (value >= least) & (value <= most)
+def _at_least(least: int) -> Callable[[Any], Any]:
+    return lambda value: (value >= least) & np.isfinite(float32(value))
 
 
 @jax.jit

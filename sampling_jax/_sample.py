@@ -7,7 +7,7 @@ import jax.numpy as jnp
 from jax import Array, lax
 from jax.typing import ArrayLike
 
-from sampling_jax._arguments import RowSettings, Settings, check, flat_settings
+from sampling_jax._arguments import RowSettings, Settings, check, flat_rows
 from sampling_jax._bits import check_key, random_bits
 from sampling_jax._draw import draw, drawn
 from sampling_jax._meshes import sharded_like
@@ -27,8 +27,8 @@ def sample(
 
     The filters apply in the order temperature, top_k, top_p, min_p, each to what the one before
     it left, renormalised. Tokens rank by logit descending, then by id ascending, and every filter
-    keeps a prefix of that ranking: `top_k=1`, `top_p=0`, `min_p=1` without ties, `temperature=0`
-    and `argmax` are one and the same token.
+    keeps a prefix of that ranking: `top_k=1`, `top_p=0`, `temperature=0`, `argmax`, and
+    `min_p=1` where no other token is as likely, are one and the same token.
 
     The result is exact: it equals `sampling_jax.reference.sample` token for token, whether jitted
     or not, alone or in a batch, under vmap, padded with -inf, sharded, and on any device. Nothing
@@ -94,12 +94,11 @@ def flat_draws(
     key: Array, logits: Array, settings: Settings, each: tuple[int, ...] = ()
 ) -> tuple[Array, Array, RowSettings]:
     """Bits uint32 [N, *each, 2], logits [N, V] and settings [N]."""
-    *batch, vocabulary = logits.shape
-    bits = random_bits(key, tuple(batch), each).reshape(math.prod(batch), *each, 2)
-    flat = flat_settings(settings, tuple(batch), vocabulary)
+    batch = logits.shape[:-1]
+    bits = random_bits(key, batch, each).reshape(math.prod(batch), *each, 2)
     # A token has no gradient, and asking for one through it must not fail.
     result: tuple[Array, Array, RowSettings]
-    result = lax.stop_gradient((bits, logits.reshape(-1, vocabulary), flat))
+    result = lax.stop_gradient((bits, *flat_rows(logits, settings)))
     return result
 
 

@@ -17,8 +17,9 @@ from sampling_jax._where import where
 def apply_top_n_sigma(logits: ArrayLike, top_n_sigma: ArrayLike | None) -> Array:
     """Keep logits [..., V] within `top_n_sigma` standard deviations of the largest one.
 
-    The deviation is that of all finite logits of a row (of the population), in steps of 2**-16 of
-    their range. What is kept does not depend on the temperature.
+    The deviation is that of all logits of a row that are not -inf (of the population), in steps of
+    2**-16 of their range; +inf counts as the largest float32 above the rest. What is kept does
+    not depend on the temperature.
 
     Args:
       logits: [..., V], any floating dtype; NaN becomes -inf.

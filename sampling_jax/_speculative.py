@@ -5,7 +5,6 @@ from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
@@ -19,7 +18,7 @@ from sampling_jax._arguments import (
     flat_settings,
 )
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._checks import check_range, int32
+from sampling_jax._checks import check_number, check_range, int32
 from sampling_jax._chunks import chunk_sums, ids_of, to_chunks
 from sampling_jax._locate import draw_by
 from sampling_jax._meshes import sharded_like
@@ -68,13 +67,15 @@ def speculative_verify(
       key: a PRNG key, for the whole batch or one for each row [...], as in `sample`; another one
         than the draft tokens were drawn with.
       draft_tokens: integer [..., K], K >= 1; what is no id, such as -1, is rejected.
-      draft_logits: [..., K, V], any floating dtype: what each draft token was drawn from.
+      draft_logits: [..., K, V], any floating dtype: what each draft token was drawn from; for a
+        draft of no model, as of the prompt's n-grams, `jnp.log(jax.nn.one_hot(draft_tokens, V))`.
       target_logits: [..., K + 1, V], any floating dtype: the target's before each draft token,
         and after the last one.
       temperature, top_k, top_p, min_p: [] or broadcast to [...], as in `sample`; greedy rows
-        accept what the target's most likely tokens agree with.
-      draft_length: integer, [] or [...], how many draft tokens a row has; the rest is ignored.
-        None is K. Traced values: below 0 is 0, above K is K.
+        accept what the target's most likely tokens agree with. Where draft and target have settings
+        of their own, pass both through `process_logits` instead.
+      draft_length: [] or broadcasts to [...], integer, how many draft tokens a row has; the rest is
+        ignored. None is K. Traced values: below 0 is 0, above K is K.
 
     Returns:
       tokens: int32 [..., K + 1], the accepted draft tokens, one token more, and then -1. That one
@@ -132,7 +133,7 @@ def _check_length(length: Any, batch: tuple[int, ...], drafts: int) -> Any:
     """Raise unless there are so many drafts; None is all of them."""
     if length is None:
         return None
-    check_integers("draft_length", length, batch if np.shape(length) else ())
+    check_number("draft_length", length, batch, "integer")
     check_range(
         "draft_length",
         length,

@@ -9,7 +9,8 @@ from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._checks import check_number, check_range, column, float32, is_share, rows_of
 from sampling_jax._chunks import chunk_sums, ids_of
-from sampling_jax._cutoffs import heavy, share_of
+from sampling_jax._cutoffs import heavy
+from sampling_jax._filters import share_of
 from sampling_jax._meshes import sharded_like
 from sampling_jax._rows import fold_vmap, per_row
 from sampling_jax._surprise import flat, scored
@@ -36,7 +37,8 @@ def apply_xtc(
         above 1 is 1, NaN is off.
 
     Returns:
-      float32 [..., V]. Not normalised: what is not dropped gains, what may be dropped loses.
+      float32 [..., V]. Not normalised: what is not dropped gains, what may be dropped loses. Where
+      there are top choices of +inf, all of it is finite or -inf.
 
     Raises:
       TypeError, ValueError: as `sample`; a concrete value outside [0, 1].
@@ -70,6 +72,9 @@ def _mix(logits: Array, threshold: Array | None, probability: Array | None) -> A
     if threshold is not None and probability is not None and 0 not in batch:
         values = (column(value, batch)[:, 0] for value in (threshold, probability))
         changes = _changes(*lax.stop_gradient((x, *values)))
+        # All the mass is that of +inf, to which nothing can be added.
+        infinite = jnp.any((x == jnp.inf) & (changes != 0), axis=1, keepdims=True)
+        x = where(infinite, where(x == jnp.inf, jnp.float32(0), -jnp.inf), x)
         x = where(changes == 0, x, where(changes == -jnp.inf, -jnp.inf, x + changes))
     return x.reshape(logits.shape)
 

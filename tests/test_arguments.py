@@ -251,7 +251,9 @@ def test_public_names():
     public = {name for name in vars(sampling_jax) if not name.startswith("_")}
     assert public == {
         "History",
+        "Logprobs",
         "SamplingParams",
+        "Verified",
         "apply_dry",
         "apply_epsilon_cutoff",
         "apply_eta_cutoff",

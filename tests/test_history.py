@@ -100,11 +100,27 @@ def test_update(seed, shape, with_active):
     assert history.prompt is before
 
 
+@given(seeds, shapes)
+def test_update_by_several_tokens(seed, shape):
+    """They count as they do one after another."""
+    *batch, v = shape
+    output = make_tokens(seed, shape)
+    active = np.random.default_rng(seed).random(batch) < 0.7
+    history = init_history(output, v)
+    for _ in range(2):
+        at_once = update_history(history, output, jnp.asarray(active))
+        for step in range(LENGTH):
+            history = update_history(history, output[..., step], jnp.asarray(active))
+        np.testing.assert_array_equal(at_once.counts, history.counts, strict=True)
+
+
 def test_counts_saturate():
     history = History(jnp.zeros((2, 1), jnp.uint32), jnp.full((2, 3), 65533, jnp.uint16))
     for _ in range(4):
         history = update_history(history, jnp.array([0, 2]))
     assert history.counts.tolist() == [[65535, 65533, 65533], [65533, 65533, 65535]]
+    history = update_history(history, jnp.array([[1, 1, 1, 0], [0, 2, -1, 1]]))
+    assert history.counts.tolist() == [[65535, 65535, 65533], [65534, 65534, 65535]]
 
 
 @pytest.mark.parametrize("dtype", [np.int8, np.uint8, np.int16, np.uint32, np.int64, np.uint64])
@@ -286,10 +302,16 @@ HISTORY = init_history(TOKENS, 5)
             "vocab_size).",
         ),
         (
-            lambda: update_history(HISTORY, TOKENS),
+            lambda: update_history(HISTORY, TOKENS[0]),
             ValueError,
-            "tokens must have the batch shape (2, 3) of the history, got shape (2, 3, 4); pass "
-            "one token for each row.",
+            "tokens must have the batch shape (2, 3) of the history, or one more axis, got shape "
+            "(3, 4); pass one token for each row, or as many for each.",
+        ),
+        (
+            lambda: update_history(HISTORY, TOKENS[..., None]),
+            ValueError,
+            "tokens must have the batch shape (2, 3) of the history, or one more axis, got shape "
+            "(2, 3, 4, 1); pass one token for each row, or as many for each.",
         ),
         (
             lambda: update_history(HISTORY, TOKENS[..., 0], 1),

@@ -395,7 +395,12 @@ TOKENS = np.zeros((2, 3), np.int32)
 @pytest.mark.parametrize(
     ("tokens", "error", "message"),
     [
-        ([[0]], TypeError, "tokens must be an integer array, got list; convert with jnp.asarray."),
+        (
+            [[0]],
+            TypeError,
+            "tokens must be an integer array, got list; convert with jnp.asarray(tokens, "
+            "jnp.int32).",
+        ),
         (
             np.zeros((2, 3), np.float32),
             TypeError,

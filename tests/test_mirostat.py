@@ -263,6 +263,7 @@ X = np.zeros((2, 5), np.float32)
             "scalar or one value for each row.",
         ),
         ({"tau": -1.0}, ValueError, "tau must be >= 0 and finite, got -1.0; 5 is usual."),
+        ({"tau": 1e39}, ValueError, "tau must be >= 0 and finite, got 1e+39; 5 is usual."),
         ({"eta": np.nan}, ValueError, "eta must be >= 0 and finite, got nan; 0.1 is usual."),
         ({"eta": True}, TypeError, "eta must be a real number or array, got bool; pass a float."),
         (

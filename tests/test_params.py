@@ -93,7 +93,9 @@ def test_numbers_of_every_kind():
 def test_mapping_of_arrays():
     params = SamplingParams.stack([{"top_k": 3}])
     assert tuple(params.keys()) == NAMES
-    assert list(dict(params)) == list(NAMES)
+    assert list(dict(params)) == list(params) == list(NAMES)
+    assert "top_p" in params
+    assert "seed" not in params
     assert params["top_k"] is params.top_k
     with pytest.raises(KeyError, match="seed"):
         params["seed"]

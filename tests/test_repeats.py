@@ -197,6 +197,14 @@ def test_greedy_text_under_scan_repeats_no_ngram():
     assert len(set(ngrams)) == len(ngrams)
 
 
+@pytest.mark.parametrize("dtype", [np.float16, jnp.bfloat16, np.float64])
+def test_settings_of_any_floating_dtype(dtype):
+    text = np.array([0, 1, 2, 0, 1, -1])
+    for value, each in ((dtype(1.75), dtype(1.5)), (np.array([1.75], dtype), np.array(1.5, dtype))):
+        result = apply_dry(np.zeros((1, 4), np.float32), text, 5, value, each, 0)
+        assert result.tolist() == [[0, 0, -1.75 * 1.5**2, 0]]
+
+
 def test_gradients_are_finite():
     """Also beside a finite mask, and where a power that is not used would overflow."""
     x = make_logits(0, (2, 6))
@@ -306,6 +314,18 @@ def test_errors_of_texts(call, tokens, length, error, message):
             {"multiplier": float("inf")},
             ValueError,
             "multiplier must be >= 0 and finite, got inf; None or 0 is off.",
+        ),
+        (
+            apply_dry,
+            {"multiplier": np.float32(np.inf)},
+            ValueError,
+            "multiplier must be >= 0 and finite, got inf; None or 0 is off.",
+        ),
+        (
+            apply_dry,
+            {"multiplier": 1, "base": np.float16(np.inf)},
+            ValueError,
+            "base must be >= 1 and finite, got inf; 1.75 is usual.",
         ),
         (
             apply_dry,

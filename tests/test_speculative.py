@@ -483,14 +483,14 @@ TOKENS = np.zeros((2, 3), np.int32)
         (
             {"draft_length": np.zeros(3, np.int32)},
             ValueError,
-            "draft_length must have shape (2,) to fit the logits, got shape (3,); pass one for "
-            "each row.",
+            "draft_length must broadcast to the batch shape (2,) of the logits, got shape (3,); "
+            "pass a scalar or one value for each row.",
         ),
         (
             {"draft_length": jnp.zeros(2, jnp.float32)},
             TypeError,
-            "draft_length must be an integer array, got float32; convert with "
-            "draft_length.astype(jnp.int32).",
+            "draft_length must be an integer or an integer array, got float32; convert with "
+            "int(draft_length) or draft_length.astype(jnp.int32).",
         ),
         (
             {"temperature": np.ones((2, 3))},

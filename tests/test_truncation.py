@@ -75,11 +75,14 @@ def test_xtc_is_the_mixture(x, seed):
     clean, raw = reference.clean(x), np.where(np.isnan(x), -np.inf, x).astype(np.float32)
     for i in np.ndindex(batch):
         change = truncation.xtc(clean[i], threshold[i], probability[i])
+        row = raw[i]
+        if np.any(change[row == np.inf]):
+            row = np.where(row == np.inf, np.float32(0), -np.inf)
         gone = change == -np.inf
         with np.errstate(invalid="ignore"):
-            expected = np.where(gone, -np.inf, raw[i] + np.where(gone, 0, change))
+            expected = np.where(gone, -np.inf, row + np.where(gone, 0, change))
         np.testing.assert_allclose(result[i], expected, rtol=2e-6, atol=2e-6)
-        np.testing.assert_array_equal(result[i][change == 0], raw[i][change == 0])
+        np.testing.assert_array_equal(result[i][change == 0], row[change == 0])
 
 
 def test_xtc_in_closed_form():
@@ -95,6 +98,11 @@ def test_xtc_in_closed_form():
     # Of ties, the last by id is the least likely.
     ties = apply_xtc(np.zeros(4, np.float32), 0.2, 1.0)
     assert (np.asarray(ties) > -np.inf).tolist() == [False, False, False, True]
+    # +inf shares all the mass, and a sum with it would change nothing.
+    infinite = np.array([np.inf, 0, np.inf, -np.inf], np.float32)
+    for q in (0.5, 1.0):
+        mixture = jax.nn.softmax(apply_xtc(infinite, 0.2, q))
+        np.testing.assert_allclose(mixture, [(1 - q) / 2, 0, (1 + q) / 2, 0], atol=1e-6)
 
 
 CALLS = {name: apply for name, (apply, _, _) in FILTERS.items()} | {
