@@ -68,10 +68,9 @@ def check_logits(logits: ArrayLike, name: str = "logits") -> tuple[int, ...]:
         )
     shape, dtype = logits.shape, logits.dtype
     if not (jnp.issubdtype(dtype, jnp.floating) and dtype.isnative and dtype.itemsize <= 8):
-        raise TypeError(
-            f"{name} must have a floating dtype, got {dtype}; "
-            f"convert with {name}.astype(jnp.float32)."
-        )
+        is_key = jnp.issubdtype(dtype, jax.dtypes.prng_key)
+        cure = "pass the key first" if is_key else f"convert with {name}.astype(jnp.float32)"
+        raise TypeError(f"{name} must have a floating dtype, got {dtype}; {cure}.")
     if len(shape) == 0:
         raise ValueError(f"{name} must have shape [..., V], got shape (); add the vocabulary axis.")
     if not 1 <= shape[-1] <= MAX_VOCABULARY:

@@ -22,7 +22,7 @@ def check_key(key: Any, batch: tuple[int, ...]) -> Array:
     except (TypeError, ValueError) as error:
         raise ValueError(
             f"key must hold the words of a legacy PRNG key in its last axis, got shape "
-            f"{key.shape}; {cure}."
+            f"{key.shape}; {cure}, or of another kind with jax.random.wrap_key_data."
         ) from error
     if keys.shape not in ((), batch):
         raise ValueError(

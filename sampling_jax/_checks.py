@@ -33,10 +33,10 @@ def check_number(
     if type(value) in PLAIN[kind]:  # most often, and ten times as fast
         return
     if not isinstance(value, int | float | np.generic | np.ndarray | jax.Array):
-        raise TypeError(
-            f"{name} must be a number or an array, got {type(value).__name__}; "
-            "convert with jnp.asarray."
+        cure = (
+            "pass settings as **settings" if hasattr(value, "keys") else "convert with jnp.asarray"
         )
+        raise TypeError(f"{name} must be a number or an array, got {type(value).__name__}; {cure}.")
     dtype = value.dtype if hasattr(value, "dtype") else jnp.result_type(type(value))
     integer = jnp.issubdtype(dtype, jnp.integer)
     if kind == "integer" and not integer:

@@ -23,6 +23,7 @@ from sampling_jax._checks import (
 )
 from sampling_jax._masks import pack
 from sampling_jax._meshes import sharded_like
+from sampling_jax._where import where
 
 MOST = 65535  # the largest count
 
@@ -153,9 +154,11 @@ def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
     rows = matrix(counts, batch)
     ids = column(tokens, batch) if tokens.ndim == len(batch) else matrix(tokens, batch)
-    place = places(ids, vocabulary, column(active, batch))
-    before = rows.at[place].get(mode="fill", fill_value=0)
-    # Each place gets its last count, from all that name it.
-    times = jnp.sum(ids[:, :, None] == ids[:, None, :], axis=2, dtype=jnp.uint32)
-    after = jnp.minimum(before.astype(jnp.uint32) + times, MOST).astype(counts.dtype)
-    return rows.at[place].set(after, mode="drop").reshape(counts.shape)
+    for start in range(0, ids.shape[1], MOST):  # so many at once cannot wrap around to a count
+        part = ids[:, start : start + MOST]
+        place = places(part, vocabulary, column(active, batch))
+        before = rows.at[place].get(mode="fill", fill_value=0)
+        rows = rows.at[place].add(jnp.uint16(1), mode="drop")
+        after = rows.at[place].get(mode="fill", fill_value=0)
+        rows = rows.at[place].set(where(after < before, jnp.uint16(MOST), after), mode="drop")
+    return rows.reshape(counts.shape)

@@ -122,7 +122,7 @@ def _mass(rows: Unnormalised, mask: Array) -> Array:
     """float32 [N], what the tokens of a mask weigh: at least 1 with the most likely one."""
     offset, _, temperature = rows
     # Lighter ones add exactly nothing, and the gradient of their quotients could overflow.
-    near = mask & (lax.stop_gradient(offset / temperature) > -128)
+    near = mask & (lax.stop_gradient(over(offset, temperature)) > -128)
     weights = jnp.exp(over(where(near, offset, 0), temperature))
     return jnp.sum(where(near, weights, 0), axis=1)
 
@@ -131,7 +131,7 @@ def log_prob_at(rows: Unnormalised, mask: Array, ids: Array) -> Array:
     """float32 [N, n]: log-probabilities of ids [N, n] among the tokens of a mask."""
     inside = (ids >= 0) & jnp.take_along_axis(mask, jnp.maximum(ids, 0), axis=1)
     offset = jnp.take_along_axis(rows.offset, jnp.maximum(ids, 0), axis=1)
-    inside = inside & (lax.stop_gradient(offset / rows.temperature) > -jnp.inf)
+    inside = inside & (lax.stop_gradient(over(offset, rows.temperature)) > -jnp.inf)
     mass = _mass(rows, mask)[:, None]
     quotient = over(where(inside, offset, 0), rows.temperature)
     result = quotient - jnp.log(_or_one(mass))

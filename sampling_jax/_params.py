@@ -134,7 +134,7 @@ def _row(where: str, request: Any) -> Settings:
     if unknown:
         raise TypeError(
             f"{where} must have settings among {', '.join(Settings._fields)}, got {unknown[0]!r}; "
-            "leave it out."
+            "correct its name, or leave it out."
         )
     return Settings(
         *(

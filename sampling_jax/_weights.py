@@ -54,7 +54,9 @@ def divisor(temperature: Array) -> Array:
 @jax.custom_jvp
 def over(offset: Array, temperature: Array) -> Array:
     """Logits over a temperature that they broadcast with."""
-    return offset / temperature
+    # A compiler multiplies by the reciprocal, which may be too small a number for it.
+    factor = where(temperature > 2.0**64, jnp.float32(2.0**-64), jnp.float32(1))
+    return (offset * factor) / (temperature * factor)
 
 
 @over.defjvp

@@ -38,6 +38,11 @@ X = np.zeros((2, 3, 5), np.float32)
             "logits.astype(jnp.float32).",
         ),
         (
+            KEY,
+            TypeError,
+            "logits must have a floating dtype, got key<fry>; pass the key first.",
+        ),
+        (
             np.zeros((2, 5), ">f4"),
             TypeError,
             "logits must have a floating dtype, got >f4; convert with logits.astype(jnp.float32).",
@@ -75,6 +80,12 @@ def test_logits(logits, error, message):
             {"temperature": "1"},
             TypeError,
             "temperature must be a number or an array, got str; convert with jnp.asarray.",
+        ),
+        (
+            {"temperature": sampling_jax.SamplingParams.stack([{}])},
+            TypeError,
+            "temperature must be a number or an array, got SamplingParams; pass settings as "
+            "**settings.",
         ),
         (
             {"top_p": [0.9]},
@@ -168,7 +179,7 @@ CURE = "make one with jax.random.key(seed), or one per row with jax.random.split
             np.zeros((2, 3), np.uint32),
             ValueError,
             f"key must hold the words of a legacy PRNG key in its last axis, got shape (2, 3); "
-            f"{CURE}",
+            f"{CURE[:-1]}, or of another kind with jax.random.wrap_key_data.",
         ),
         (
             jax.random.split(KEY, 3),

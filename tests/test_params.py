@@ -195,7 +195,7 @@ def test_a_batch_that_changes_compiles_nothing():
             lambda stack: stack([{"max_tokens": 3}]),
             TypeError,
             "requests[0] must have settings among temperature, top_k, top_p, min_p, got "
-            "'max_tokens'; leave it out.",
+            "'max_tokens'; correct its name, or leave it out.",
         ),
         (
             lambda stack: stack([{}, {"top_k": 0.5}]),

@@ -162,6 +162,19 @@ def test_logits_further_apart_than_float32():
 
 
 @pytest.mark.slow
+def test_temperatures_whose_reciprocal_is_tiny():
+    x, temperature = np.array([1e38, 0, -1e38], np.float32), 9e37
+    expected = x.astype(np.float64) / temperature
+    np.testing.assert_allclose(process_logits(x, temperature), expected, rtol=1e-5)
+    expected -= np.log(np.sum(np.exp(expected)))
+    tokens = np.arange(3)
+    for result in (
+        process_logits(x, temperature, normalize=True),
+        log_prob(np.tile(x, (3, 1)), tokens, temperature),
+    ):
+        np.testing.assert_allclose(result, expected, rtol=1e-5)
+
+
 def test_vmap():
     x = make_logits(4, (6, 129))
     settings = make_settings(4, (6,), 129)
