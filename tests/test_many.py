@@ -126,6 +126,7 @@ def second_after_first(p):
     return np.where(np.eye(V, dtype=bool), 0, joint).ravel()
 
 
+@pytest.mark.slow
 def test_second_draws_follow_their_law():
     """The effects that this detects are below."""
     x = jnp.broadcast_to(row_logits(), (ROWS, V))

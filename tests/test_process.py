@@ -175,6 +175,7 @@ def test_temperatures_whose_reciprocal_is_tiny():
         np.testing.assert_allclose(result, expected, rtol=1e-5)
 
 
+@pytest.mark.slow
 def test_vmap():
     x = make_logits(4, (6, 129))
     settings = make_settings(4, (6,), 129)
