@@ -73,6 +73,11 @@ def is_share(value: Any) -> Any:
     return (value >= 0) & (value <= 1)
 
 
+def at_least(least: int) -> Callable[[Any], Any]:
+    """A check of numbers that are so large, and finite in float32."""
+    return lambda value: (value >= least) & np.isfinite(float32(value))
+
+
 def check_array(name: str, value: Any, kind: Literal["integer", "floating"]) -> tuple[int, ...]:
     """Raise unless `value` is an array of such numbers; its shape."""
     if not isinstance(value, np.ndarray | np.generic | jax.Array):

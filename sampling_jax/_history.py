@@ -154,7 +154,7 @@ def _count(counts: Array, tokens: Array, active: Array) -> Array:
     batch, vocabulary = counts.shape[:-1], counts.shape[-1]
     rows = matrix(counts, batch)
     ids = column(tokens, batch) if tokens.ndim == len(batch) else matrix(tokens, batch)
-    for start in range(0, ids.shape[1], MOST):  # so many at once cannot wrap around to a count
+    for start in range(0, ids.shape[1], MOST):  # of more, a count could come all the way round
         part = ids[:, start : start + MOST]
         place = places(part, vocabulary, column(active, batch))
         before = rows.at[place].get(mode="fill", fill_value=0)

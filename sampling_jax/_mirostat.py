@@ -5,14 +5,13 @@ from functools import partial
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array, lax
 from jax.typing import ArrayLike
 
 from sampling_jax import _wide
 from sampling_jax._arguments import check_logits
 from sampling_jax._bits import check_key, random_bits
-from sampling_jax._checks import check_number, check_range, column, float32
+from sampling_jax._checks import at_least, check_number, check_range, column, float32
 from sampling_jax._chunks import chunk_sums, first_light, sums_and_counts, to_chunks
 from sampling_jax._locate import End, Prefix, locate
 from sampling_jax._meshes import sharded_like
@@ -74,8 +73,7 @@ def mirostat(
         check_number(name, value, batch)
     check_range("state", state, lambda s: s == s, "a number", "start with 2 * tau")
     for name, value, usual in (("tau", tau, 5), ("eta", eta, 0.1)):
-        valid, expected = (lambda v: (v >= 0) & np.isfinite(float32(v))), ">= 0 and finite"
-        check_range(name, value, valid, expected, f"{usual} is usual")
+        check_range(name, value, at_least(0), ">= 0 and finite", f"{usual} is usual")
     numbers = (float32(state), float32(tau), float32(eta))
     result: tuple[Array, Array] = _mirostat(check_key(key, batch), logits, *numbers)
     return result

@@ -1,8 +1,5 @@
 """What would repeat the text so far: n-grams that may not return, and the DRY penalty."""
 
-from collections.abc import Callable
-from typing import Any
-
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -12,6 +9,7 @@ from jax.typing import ArrayLike
 from sampling_jax._arguments import check_logits
 from sampling_jax._checks import (
     LARGEST,
+    at_least,
     check_lists,
     check_number,
     check_range,
@@ -65,7 +63,7 @@ def apply_no_repeat_ngram(
     batch = _check(logits, tokens, length)
     if ngram_size is not None:
         check_number("ngram_size", ngram_size, batch, "integer")
-        check_range("ngram_size", ngram_size, _at_least(0), ">= 0", "None or 0 is off")
+        check_range("ngram_size", ngram_size, at_least(0), ">= 0", "None or 0 is off")
         ngram_size = int32(ngram_size)
     result: Array = _ban(logits, int32(tokens), int32(length), ngram_size)
     return result
@@ -119,12 +117,12 @@ def apply_dry(
     if multiplier is not None:
         check_number("multiplier", multiplier, batch)
         cure = "None or 0 is off"
-        check_range("multiplier", multiplier, _at_least(0), ">= 0 and finite", cure)
+        check_range("multiplier", multiplier, at_least(0), ">= 0 and finite", cure)
         multiplier = float32(multiplier)
     check_number("base", base, batch)
-    check_range("base", base, _at_least(1), ">= 1 and finite", "1.75 is usual")
+    check_range("base", base, at_least(1), ">= 1 and finite", "1.75 is usual")
     check_number("allowed_length", allowed_length, batch, "integer")
-    check_range("allowed_length", allowed_length, _at_least(0), ">= 0", "2 is usual")
+    check_range("allowed_length", allowed_length, at_least(0), ">= 0", "2 is usual")
     if sequence_breakers is not None:
         check_lists("sequence_breakers", sequence_breakers, batch, "S")
         sequence_breakers = int32(sequence_breakers)
@@ -146,10 +144,6 @@ def _check(logits: ArrayLike, tokens: ArrayLike, length: ArrayLike) -> tuple[int
         "count the tokens in the buffer",
     )
     return batch
-
-
-def _at_least(least: int) -> Callable[[Any], Any]:
-    return lambda value: (value >= least) & np.isfinite(float32(value))
 
 
 @jax.jit

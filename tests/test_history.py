@@ -121,7 +121,7 @@ def test_counts_saturate():
     assert history.counts.tolist() == [[65535, 65533, 65533], [65533, 65533, 65535]]
     history = update_history(history, jnp.array([[1, 1, 1, 0], [0, 2, -1, 1]]))
     assert history.counts.tolist() == [[65535, 65535, 65533], [65534, 65534, 65535]]
-    many = np.repeat(np.array([[0, 1]]), 2, axis=0).repeat(66000, axis=1)
+    many = np.tile(np.repeat([0, 1], 66000), (2, 1))
     assert update_history(history, many).counts.tolist() == [[65535, 65535, 65533], [65535] * 3]
 
 
